@@ -1,0 +1,43 @@
+// Package slot maps keys to slots, the fixed pieces of the hash space that are
+// placed on shards. The mapping is part of the wire and disk formats: it must
+// never change.
+package slot
+
+import (
+	"bytes"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// Count is the number of slots.
+const Count = 16384
+
+// Of returns the slot of key: the xxHash64 (seed 0) of its tag, or of the
+// whole key if it has none, modulo Count.
+func Of(key []byte) uint16 {
+	return uint16(xxhash.Sum64(Tag(key)) % Count)
+}
+
+// Tag returns the part of key that is hashed: what stands between the first
+// '{' and the next '}', if that is not empty, else all of it.
+func Tag(key []byte) []byte {
+	open := bytes.IndexByte(key, '{')
+	if open < 0 {
+		return key
+	}
+	size := bytes.IndexByte(key[open+1:], '}')
+	if size <= 0 {
+		return key
+	}
+	return key[open+1 : open+1+size]
+}
+
+// OfPrefix returns the one slot of all keys that begin with prefix, if prefix
+// holds a whole tag; else ok is false.
+func OfPrefix(prefix []byte) (s uint16, ok bool) {
+	tag := Tag(prefix)
+	if len(tag) == len(prefix) {
+		return 0, false
+	}
+	return uint16(xxhash.Sum64(tag) % Count), true
+}
