@@ -1,0 +1,69 @@
+# kvd: bare `make` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -X github.com/kvd-io/kvd/server.Version=$(VERSION)
+TOOLS   := $(CURDIR)/.tools
+# Time limits of the test run: a hang is a failure with a stack dump.
+TEST_TIMEOUT ?= 15m
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/kvd and bin/kvctl
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kvd ./cmd/kvctl
+
+.PHONY: run
+run: build ## build and start a one-node cluster in ./kvd-data (Ctrl-C stops it)
+	./bin/kvd dev
+
+.PHONY: test
+test: ## run all tests
+	go test -timeout $(TEST_TIMEOUT) ./...
+
+.PHONY: race
+race: ## run all tests under the race detector (installs a C compiler if there is none)
+	@scripts/tools.sh cc
+	CGO_ENABLED=1 go test -race -timeout $(TEST_TIMEOUT) ./...
+
+.PHONY: demo
+demo: build ## half a minute: three nodes, put, kill -9 of a leader, get
+	@scripts/demo.sh
+
+.PHONY: cluster
+cluster: build ## start three local nodes in the background (scripts/cluster.sh stop ends them)
+	@scripts/cluster.sh start
+
+.PHONY: bench
+bench: build ## compare with etcd on this machine (scripts/bench-etcd.sh --help)
+	@scripts/bench-etcd.sh
+
+.PHONY: proto
+proto: ## generate the protobuf code
+	@scripts/tools.sh proto
+	cd proto && PATH="$(TOOLS):$$PATH" buf generate
+
+.PHONY: proto-check
+proto-check: proto ## fail if the generated code is not current
+	@git diff --exit-code --stat -- proto || { echo "generated code is stale: run 'make proto' and commit" >&2; exit 1; }
+
+.PHONY: fmt
+fmt: ## format the Go code
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: lint
+lint: ## check formatting, vet and the linters
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (run 'make fmt'):" >&2; echo "$$unformatted" >&2; exit 1; fi
+	go vet ./...
+	@scripts/tools.sh lint
+	$(TOOLS)/golangci-lint run ./...
+
+.PHONY: clean
+clean: ## remove what was built (data stays)
+	rm -rf bin .tools
