@@ -1,0 +1,223 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// bufferedLatencies is how many measurements a client gathers before it
+	// takes the recorder's lock.
+	bufferedLatencies = 64
+	// flushEvery bounds how long a slow client holds them back, for the sake
+	// of the progress report.
+	flushEvery = progressEvery
+	// contextLife is for how long operations of a client share a context.
+	contextLife = time.Second
+	// errorPause keeps a client that meets nothing but errors from spinning.
+	errorPause = 10 * time.Millisecond
+)
+
+// Run makes the load and returns what it measured. If ctx ends first, the
+// result is that of the part that was done, and the error is nil: what was
+// measured until then is valid.
+func Run(ctx context.Context, target Target, cfg Config) (Result, error) {
+	if err := cfg.Validate(); err != nil {
+		return Result{}, fmt.Errorf("bench: %w", err)
+	}
+	cfg = cfg.withDefaults()
+	r := &run{
+		cfg:    cfg,
+		target: target,
+		keys:   newKeySet(cfg.Prefix, cfg.KeySize, cfg.Keys),
+		values: newValues(cfg.ValueSize, cfg.Seed),
+		choose: newChooser(cfg.Distribution, cfg.Keys),
+		record: newRecorder(),
+	}
+	return r.do(ctx), nil
+}
+
+// run is one run in progress.
+type run struct {
+	cfg    Config
+	target Target
+	keys   *keySet
+	values [][]byte
+	choose *chooser
+	record *recorder
+
+	start time.Time
+	next  atomic.Int64 // number of the next operation
+}
+
+func (r *run) do(ctx context.Context) Result {
+	r.start = time.Now()
+	var clients sync.WaitGroup
+	for i := range r.cfg.Clients {
+		clients.Go(func() { newWorker(r, i).loop(ctx) })
+	}
+	done := make(chan struct{})
+	var reporter sync.WaitGroup
+	if r.cfg.Progress != nil {
+		reporter.Go(func() { r.report(done) })
+	}
+	clients.Wait()
+	elapsed := time.Since(r.start)
+	close(done)
+	reporter.Wait()
+	return r.record.result(r.cfg, elapsed)
+}
+
+func (r *run) report(done <-chan struct{}) {
+	ticker := time.NewTicker(progressEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-ticker.C:
+			r.cfg.Progress(r.progress())
+		}
+	}
+}
+
+func (r *run) progress() Progress {
+	p := Progress{Elapsed: time.Since(r.start)}
+	p.Done, p.Errors = r.record.counts()
+	if r.cfg.Total > 0 {
+		p.Fraction = float64(p.Done+p.Errors) / float64(r.cfg.Total)
+	}
+	if r.cfg.Duration > 0 {
+		p.Fraction = max(p.Fraction, float64(p.Elapsed)/float64(r.cfg.Duration))
+	}
+	p.Fraction = min(p.Fraction, 1)
+	return p
+}
+
+// worker is one client.
+type worker struct {
+	*run
+	rng *rand.Rand
+
+	latencies []time.Duration
+	misses    int64
+	flushed   time.Time
+
+	opCtx     context.Context // of the operations that begin before opCtxOld
+	opCancel  context.CancelFunc
+	opCtxOld  time.Time
+	parentCtx context.Context
+}
+
+func newWorker(r *run, id int) *worker {
+	return &worker{
+		run:       r,
+		rng:       rand.New(rand.NewPCG(r.cfg.Seed, uint64(id))), //nolint:gosec // load, not secrets
+		latencies: make([]time.Duration, 0, bufferedLatencies),
+		flushed:   r.start,
+	}
+}
+
+func (w *worker) loop(ctx context.Context) {
+	w.parentCtx = ctx
+	defer func() {
+		w.flush()
+		if w.opCancel != nil {
+			w.opCancel()
+		}
+	}()
+	now := time.Now()
+	for ctx.Err() == nil {
+		number := w.next.Add(1) - 1
+		if w.cfg.Total > 0 && number >= w.cfg.Total {
+			return
+		}
+		begin := now
+		if w.cfg.Rate > 0 {
+			begin = w.start.Add(time.Duration(float64(number) / w.cfg.Rate * float64(time.Second)))
+		}
+		if w.cfg.Duration > 0 && begin.Sub(w.start) >= w.cfg.Duration {
+			return
+		}
+		if !sleepUntil(ctx, begin, now) {
+			return
+		}
+		now = w.once(number, begin)
+	}
+}
+
+// once does one operation and returns the time at its end.
+func (w *worker) once(number int64, begin time.Time) time.Time {
+	key := w.keys.key(w.choose.choose(number, w.rng))
+	found, err := w.operate(w.context(begin), key)
+	now := time.Now()
+	if err != nil {
+		if w.parentCtx.Err() == nil { // else we ended it ourselves
+			w.record.addError(err)
+			sleepUntil(w.parentCtx, now.Add(errorPause), now)
+		}
+		return time.Now()
+	}
+	if !found {
+		w.misses++
+	}
+	w.latencies = append(w.latencies, now.Sub(begin))
+	if len(w.latencies) == cap(w.latencies) || now.Sub(w.flushed) > flushEvery {
+		w.flush()
+		w.flushed = now
+	}
+	return now
+}
+
+func (w *worker) operate(ctx context.Context, key string) (found bool, err error) {
+	put := w.cfg.Operation == Put || w.cfg.Operation == Mixed && w.rng.IntN(100) >= w.cfg.Reads
+	switch {
+	case put:
+		return true, w.target.Put(ctx, key, w.values[w.rng.IntN(len(w.values))])
+	case w.cfg.Stale:
+		return w.target.GetStale(ctx, key)
+	default:
+		return w.target.Get(ctx, key)
+	}
+}
+
+// context returns one with a deadline at least Timeout from now.
+func (w *worker) context(now time.Time) context.Context {
+	if w.cfg.Rate > 0 {
+		now = time.Now() // the intended beginning may be long past
+	}
+	if w.opCtx != nil && now.Before(w.opCtxOld) {
+		return w.opCtx
+	}
+	if w.opCancel != nil {
+		w.opCancel()
+	}
+	w.opCtxOld = now.Add(contextLife)
+	w.opCtx, w.opCancel = context.WithDeadline(w.parentCtx, w.opCtxOld.Add(w.cfg.Timeout))
+	return w.opCtx
+}
+
+func (w *worker) flush() {
+	w.record.add(w.latencies, w.misses)
+	w.latencies, w.misses = w.latencies[:0], 0
+}
+
+// sleepUntil returns false if ctx ended first.
+func sleepUntil(ctx context.Context, when, now time.Time) bool {
+	wait := when.Sub(now)
+	if wait <= 0 {
+		return true
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
