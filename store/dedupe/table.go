@@ -58,7 +58,7 @@ func (t *Table) Lookup(id, seq uint64) (Record, Verdict) {
 	if c == nil {
 		return Record{}, Absent
 	}
-	if seq <= c.acked && c.ackedRev >= t.floor {
+	if c.acked != 0 && seq <= c.acked && c.ackedRev >= t.floor {
 		return Record{}, Acked
 	}
 	if at, ok := c.records.find(seq); ok {
