@@ -1,0 +1,62 @@
+package raftlog
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/kvd-io/kvd/store/vfs"
+)
+
+const (
+	// DefaultCacheBytes bounds the entries that each log keeps in memory.
+	DefaultCacheBytes = 16 << 20
+	// DefaultStallAfter is how long a write may take before the disk counts as
+	// hanging.
+	DefaultStallAfter = time.Second
+)
+
+// Config configures a Factory.
+type Config struct {
+	// Dir is the node's data directory; a shard's log is in Dir/shard-N/log.db.
+	Dir string
+	FS  vfs.FS // default vfs.OS
+	// CacheBytes bounds the entries that each log keeps in memory; the newest is
+	// always kept. Default DefaultCacheBytes.
+	CacheBytes int64
+	// StallAfter is how long a write may take before Stalled says so. Default
+	// DefaultStallAfter.
+	StallAfter time.Duration
+	Logger     *slog.Logger // default: none
+	Metrics    *Metrics     // default: none
+}
+
+// Validate says what is wrong with the configuration.
+func (c *Config) Validate() error {
+	if c.Dir == "" {
+		return errors.New("log: no data directory")
+	}
+	if c.CacheBytes < 0 || c.StallAfter < 0 {
+		return errors.New("log: negative cache size or stall time")
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.FS == nil {
+		c.FS = vfs.OS
+	}
+	if c.CacheBytes == 0 {
+		c.CacheBytes = DefaultCacheBytes
+	}
+	if c.StallAfter == 0 {
+		c.StallAfter = DefaultStallAfter
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(nil)
+	}
+	return c
+}
