@@ -11,6 +11,12 @@ import (
 // blobFormat is the first byte of every blob.
 const blobFormat = 1
 
+// headBytes and recordBytes are what the parts of a blob come to mostly.
+const (
+	headBytes   = 16
+	recordBytes = 24
+)
+
 // minRecordBytes is the least size of an encoded record: one byte per field.
 const minRecordBytes = 7
 
@@ -110,6 +116,7 @@ func (c *client) appendBlob(b []byte, floor uint64) []byte {
 	if acked == 0 && count == 0 {
 		return nil
 	}
+	b = slices.Grow(b, headBytes+count*recordBytes)
 	b = append(b, blobFormat)
 	b = binary.AppendUvarint(b, acked)
 	b = binary.AppendUvarint(b, ackedRev)
