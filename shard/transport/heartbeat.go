@@ -1,0 +1,174 @@
+package transport
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/proto/peerpb"
+)
+
+// heartbeatCall is one heartbeat of Raft that waits for its answer.
+type heartbeatCall struct {
+	done chan beatResult // capacity 1
+}
+
+func (h *heartbeatCall) beatDone(_ string, r beatResult) { h.done <- r }
+
+// sendHeartbeat sends a heartbeat of Raft with the next message to the node.
+func (g *Group) sendHeartbeat(node string, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	select {
+	case <-g.done:
+		return ErrGroupClosed
+	default:
+	}
+	if !g.cfg.Healthy() {
+		return ErrUnhealthy
+	}
+	p := g.t.peer(node)
+	h := &heartbeatCall{done: make(chan beatResult, 1)}
+	p.pulse.add(g, args.Term, true, uint32(args.ProtocolVersion), h)
+	select {
+	case r := <-h.done:
+		if r.err != nil {
+			return r.err
+		}
+		*resp = raft.AppendEntriesResponse{
+			RPCHeader: p.header(args.ProtocolVersion), Term: r.term, LastLog: r.lastLog, Success: r.success,
+		}
+		return nil
+	case <-g.done:
+		return ErrGroupClosed
+	}
+}
+
+// handleHeartbeats answers a message of heartbeats and read rounds: at once for
+// all that need not wait for Raft's main loop, one by one for the others.
+func (t *Transport) handleHeartbeats(c *conn, id uint64, body []byte) error {
+	var msg peerpb.Heartbeats
+	if err := msg.UnmarshalVT(body); err != nil {
+		return err
+	}
+	if t.cfg.Clock != nil && msg.WallNs != 0 {
+		t.cfg.Clock.Issued(msg.Issued)
+	}
+	all := make([]peerpb.HeartbeatResult, len(msg.Beats))
+	results := make([]*peerpb.HeartbeatResult, 0, len(msg.Beats))
+	var slow []*peerpb.HeartbeatResult
+	for i, b := range msg.Beats {
+		r := &all[i]
+		r.Position = uint32(i)
+		g := t.group(b.Group)
+		if g == nil {
+			r.Failure = uint32(failureUnknownGroup)
+		} else if !g.fastBeat(c.peer, b, r) {
+			slow = append(slow, r)
+			continue
+		}
+		results = append(results, r)
+	}
+	if len(results) > 0 || len(slow) == 0 {
+		c.sendReply(id, t.heartbeatsReply(results...))
+	}
+	for _, r := range slow {
+		t.handleSlowBeat(c, id, msg.Beats[r.Position], r)
+	}
+	return nil
+}
+
+func (t *Transport) heartbeatsReply(results ...*peerpb.HeartbeatResult) *peerpb.HeartbeatsReply {
+	reply := &peerpb.HeartbeatsReply{Results: results}
+	if t.cfg.Clock != nil {
+		wall, issued := t.cfg.Clock.Reading()
+		reply.WallNs, reply.Issued = wall.UnixNano(), issued
+	}
+	return reply
+}
+
+// fastBeat answers a beat in the reader's goroutine, and returns false if it
+// must go through Raft's main loop. Raft's fast path writes the term when it
+// changes, off the main goroutine, which is a race with elections (raft #695):
+// so it is taken only when nothing will change.
+func (g *Group) fastBeat(from *peer, b *peerpb.Heartbeat, r *peerpb.HeartbeatResult) bool {
+	if !g.enter() {
+		r.Failure = uint32(failureGroupClosed)
+		return true
+	}
+	defer g.active.Done()
+	term, follower := g.cfg.State()
+	switch {
+	case b.Term < term:
+		r.Term = term // a deposed leader's: raft would say no more
+		return true
+	case b.Term > term || !follower:
+		return false
+	case b.Raft:
+		cb := g.heartbeat.Load()
+		if cb == nil {
+			return false
+		}
+		answer := make(chan raft.RPCResponse, 1)
+		(*cb)(raft.RPC{Command: g.heartbeatRequest(from, b), RespChan: answer})
+		select {
+		case a := <-answer:
+			g.finishBeat(from, b, r, a.Response, a.Error)
+		default: // raft is shut down and says nothing
+			r.Failure = uint32(failureGroupClosed)
+		}
+		return true
+	default:
+		// A read round: that this replica is still in the leader's term is all
+		// that it needs to know.
+		r.Term, r.Success = term, true
+		g.cfg.OnHeartbeat(from.node, b.Term, b.Commit)
+		return true
+	}
+}
+
+// handleSlowBeat passes a beat through Raft's main loop.
+func (t *Transport) handleSlowBeat(c *conn, id uint64, b *peerpb.Heartbeat, r *peerpb.HeartbeatResult) {
+	reply := func() { c.sendReply(id, t.heartbeatsReply(r)) }
+	g := t.group(b.Group)
+	if g == nil {
+		r.Failure = uint32(failureUnknownGroup)
+		reply()
+		return
+	}
+	select {
+	case g.slowBeats <- struct{}{}:
+	default:
+		r.Failure = uint32(failureBusy)
+		reply()
+		return
+	}
+	c.wg.Go(func() {
+		defer func() { <-g.slowBeats }()
+		resp, err := g.deliverOnce(raft.RPC{Command: g.heartbeatRequest(c.peer, b)}, heartbeatTimeout)
+		g.finishBeat(c.peer, b, r, resp, err)
+		reply()
+	})
+}
+
+func (g *Group) heartbeatRequest(from *peer, b *peerpb.Heartbeat) *raft.AppendEntriesRequest {
+	protocol := raft.ProtocolVersion(b.Protocol)
+	if !b.Raft { // a read round carries none
+		protocol = raft.ProtocolVersionMax
+	}
+	return &raft.AppendEntriesRequest{RPCHeader: from.header(protocol), Term: b.Term, Leader: from.name}
+}
+
+// finishBeat turns Raft's answer into the beat's result.
+func (g *Group) finishBeat(from *peer, b *peerpb.Heartbeat, r *peerpb.HeartbeatResult, resp any, err error) {
+	a, ok := resp.(*raft.AppendEntriesResponse)
+	if err == nil && !ok {
+		err = fmt.Errorf("raft answered %T", resp)
+	}
+	if err != nil {
+		r.Failure = uint32(failureOf(err))
+		return
+	}
+	r.Term, r.LastLog, r.Success = a.Term, a.LastLog, a.Success
+	if a.Success {
+		g.cfg.OnHeartbeat(from.node, b.Term, b.Commit)
+	}
+}
