@@ -1,0 +1,140 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+const (
+	// maxPiece is the most keys that one piece of a DeleteRange deletes.
+	maxPiece = 1000
+	// maxShardsAtOnce is how many shards one operation works on at a time.
+	maxShardsAtOnce = 8
+)
+
+// DeletePrefix deletes all keys that begin with prefix, which must not be empty,
+// as DeleteRange does.
+func (c *Client) DeletePrefix(ctx context.Context, prefix string) (DeleteResult, error) {
+	if prefix == "" {
+		return DeleteResult{}, &Error{Op: "delete prefix", Err: &explainedError{kind: ErrInvalid, message: "empty prefix; DeleteRange with empty bounds deletes everything"}}
+	}
+	o := rangeOptions{prefix: prefix}
+	return c.deleteSpan(ctx, "delete prefix", prefix, o.span())
+}
+
+// DeleteRange deletes the keys from start on and before end, in byte order;
+// an empty end means to the end. It is not atomic: it deletes in pieces of at
+// most 1,000 keys of one shard, each exactly once. On an error, the result
+// counts what is known to have been deleted.
+func (c *Client) DeleteRange(ctx context.Context, start, end string) (DeleteResult, error) {
+	o := rangeOptions{from: start, to: end}
+	return c.deleteSpan(ctx, "delete range", start, o.span())
+}
+
+func (c *Client) deleteSpan(ctx context.Context, op, key string, sp span) (DeleteResult, error) {
+	var total DeleteResult
+	if err := checkSpan(sp); err != nil {
+		return total, &Error{Op: op, Key: key, Err: err}
+	}
+	if sp.empty() {
+		return total, nil
+	}
+	shards, err := c.shardsOf(ctx, sp)
+	if err != nil {
+		return total, &Error{Op: op, Key: key, Err: err}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex // guards total and failure
+	var failure error
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxShardsAtOnce)
+	for _, sh := range shards {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			err := c.deleteOn(ctx, sh, sp, func(resp *kvdpb.DeleteRangeResponse) {
+				mu.Lock()
+				defer mu.Unlock()
+				total.Deleted += resp.Deleted
+				total.Revision = max(total.Revision, resp.Revision)
+			})
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				// A shard that was stopped for another's failure tells nothing new.
+				if failure == nil || errors.Is(err, ErrOutcomeUnknown) && !errors.Is(failure, ErrOutcomeUnknown) {
+					failure = err
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	if failure != nil {
+		return total, &Error{Op: op, Key: key, Err: failure}
+	}
+	return total, nil
+}
+
+// deleteOn deletes the span's keys on one shard, piece by piece.
+func (c *Client) deleteOn(ctx context.Context, sh *shard, sp span, done func(*kvdpb.DeleteRangeResponse)) error {
+	start := sp.start
+	for {
+		resp, err := c.deletePiece(ctx, sh, start, sp.end)
+		if err != nil {
+			return err
+		}
+		done(resp)
+		if !resp.More {
+			return nil
+		}
+		if len(resp.NextKey) > 0 {
+			start = resp.NextKey
+		}
+	}
+}
+
+// deletePiece deletes up to maxPiece keys, exactly once.
+func (c *Client) deletePiece(ctx context.Context, sh *shard, start, end []byte) (*kvdpb.DeleteRangeResponse, error) {
+	if c.closing.Load() {
+		return nil, ErrClosed
+	}
+	if err := c.pending.enter(ctx, len(start)+len(end), c.cfg.Timeout); err != nil {
+		return nil, err
+	}
+	defer c.pending.leave(len(start) + len(end))
+
+	// The identity is that of a call for the first key.
+	cl := &call{kind: opDelete}
+	cl.del.Key = start
+	r := c.newRetry(ctx)
+	for {
+		_, st, err := r.place(0, sh)
+		if err != nil {
+			return nil, c.conclude(r, cl, err)
+		}
+		var resp *kvdpb.DeleteRangeResponse
+		err = r.once(st, sh, func(ctx context.Context, t target) error {
+			cl.identify(sh, c.revision.Load())
+			var err error
+			resp, err = t.kv.DeleteRange(ctx, &kvdpb.DeleteRangeRequest{
+				Header: t.header, Attempt: cl.attempt(), Start: start, End: end, Limit: maxPiece,
+			})
+			return err
+		})
+		if err == nil {
+			cl.space.finishOne(cl.seq)
+			c.observe(resp.Header)
+			return resp, nil
+		}
+		o := rpcOutcome(err)
+		c.renew(r, cl, &o)
+		if err := r.after(sh, st, o); err != nil {
+			return nil, c.conclude(r, cl, err)
+		}
+	}
+}

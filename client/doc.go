@@ -1,0 +1,25 @@
+// Package client is the Go client of kvd.
+//
+// A Client learns all nodes, slots and leaders from any one endpoint, sends
+// each operation to the leader of the key's shard, follows leaders and maps as
+// they change, and sends again after failures until the context's deadline.
+// Sending again is safe: every write carries an identity that all its attempts
+// share, and the cluster executes it at most once. When the deadline passes
+// while a write may have reached the cluster, the error is an
+// *OutcomeUnknownError, whose Settle method finds out what became of it.
+//
+// Operations that run at the same time are grouped: those for one shard travel
+// in one message on a stream that is kept open to each node. An operation that
+// finds the stream idle is sent at once; grouping never waits for company.
+// So many goroutines that share one Client are served far better than many
+// Clients with one goroutine each.
+//
+// A context without a deadline is given Config.Timeout.
+//
+// A Range, Count or DeleteRange over several shards reads each shard at one
+// revision of its own: the whole is not one instant. Keys that share a {tag}
+// lie on one shard, and a range over a prefix that holds a whole {tag} is one
+// instant.
+//
+// All methods are safe for concurrent use.
+package client

@@ -1,0 +1,273 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+// fetch reads one shard's part of a range and hands it over page by page. When
+// a stream ends early it goes on behind the last key, at the same revision.
+type fetch struct {
+	client *Client
+	shard  *shard
+	opts   *rangeOptions
+	start  []byte
+	end    []byte
+
+	revision  uint64 // at which the shard is read; 0: not yet known
+	remaining uint64 // with a limit: keys still wanted
+
+	pages chan fetched // room for one: the next page is fetched while one is consumed
+}
+
+// fetched is a page of one shard.
+type fetched struct {
+	kvs       []*kvdpb.KeyValue
+	count     uint64
+	more      bool
+	revision  uint64
+	staleness time.Duration
+	err       error
+}
+
+// run fetches until the end, an error, or the end of ctx; then it closes pages.
+func (f *fetch) run(ctx context.Context) {
+	defer close(f.pages)
+	r := f.client.newRetry(ctx)
+	for {
+		progress, err := f.attempt(ctx, r)
+		if err == nil {
+			return
+		}
+		if progress {
+			last := r.last
+			r = f.client.newRetry(ctx)
+			r.last = last
+		}
+		if err = f.follow(r, err); err != nil {
+			f.hand(ctx, fetched{err: err})
+			return
+		}
+	}
+}
+
+// failedAt is an error of an attempt at a node.
+type failedAt struct {
+	seat *seat
+	err  error
+}
+
+func (e *failedAt) Error() string { return e.err.Error() }
+func (e *failedAt) Unwrap() error { return e.err }
+
+// follow prepares the next attempt, or returns the error to end with.
+func (f *fetch) follow(r *retry, err error) error {
+	at, ok := err.(*failedAt)
+	if !ok {
+		return err
+	}
+	if r.ctx.Err() != nil {
+		return r.expire()
+	}
+	o := rpcOutcome(at.err)
+	if o.course == expired {
+		o.course = final
+	}
+	return r.after(f.shard, at.seat, o)
+}
+
+// attempt reads from one node. It reports whether it got anything.
+func (f *fetch) attempt(ctx context.Context, r *retry) (progress bool, err error) {
+	_, st, err := r.place(0, f.shard)
+	if err != nil {
+		return false, err
+	}
+	if f.opts.stale {
+		st = f.shard.pickReader()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := f.client.watchNode(ctx, st.node, cancel)
+	defer w.stop()
+	conn, err := st.node.connected(ctx)
+	if err != nil {
+		return false, &failedAt{st, err}
+	}
+	req, probing := f.request()
+	stream, err := kvdpb.NewKVClient(conn).Range(ctx, req)
+	for err == nil {
+		var resp *kvdpb.RangeResponse
+		w.arm()
+		resp, err = stream.Recv()
+		w.disarm()
+		if err != nil {
+			break
+		}
+		st.node.hear()
+		progress = true
+		f.client.observe(resp.Header)
+		if probing { // for keys beyond the limit
+			resp.More = resp.More || len(resp.Kvs) > 0
+			resp.Kvs = nil
+		}
+		if !f.accept(ctx, resp) {
+			return true, nil // the consumer has left
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return progress, nil
+	}
+	if context.Cause(ctx) == errSilent {
+		err = status.Error(codes.DeadlineExceeded, errSilent.Error())
+	}
+	return progress, &failedAt{st, err}
+}
+
+// request returns what is left to ask for. With a limit that has been reached
+// before the answer was complete, it only asks whether there is more.
+func (f *fetch) request() (req *kvdpb.RangeRequest, probing bool) {
+	req = &kvdpb.RangeRequest{
+		Header:    f.client.header(f.shard.id),
+		Start:     f.start,
+		End:       f.end,
+		Revision:  f.revision,
+		Limit:     f.remaining,
+		Reverse:   f.opts.reverse,
+		KeysOnly:  f.opts.keysOnly,
+		CountOnly: f.opts.countOnly,
+		Stale:     f.opts.stale,
+	}
+	if f.opts.limit > 0 && f.remaining == 0 {
+		req.Limit, req.KeysOnly = 1, true
+		return req, true
+	}
+	return req, false
+}
+
+// accept takes note of where the answer has got to and hands it over; false: the
+// consumer has left.
+func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) bool {
+	if resp.Revision != 0 {
+		f.revision = resp.Revision
+	}
+	if n := len(resp.Kvs); n > 0 {
+		last := resp.Kvs[n-1].Key
+		if f.opts.reverse {
+			f.end = bytes.Clone(last)
+		} else {
+			f.start = after(last)
+		}
+		f.remaining -= min(uint64(n), f.remaining)
+	}
+	return f.hand(ctx, fetched{
+		kvs:       resp.Kvs,
+		count:     resp.Count,
+		more:      resp.More,
+		revision:  f.revision,
+		staleness: time.Duration(resp.Header.GetStalenessMs()) * time.Millisecond,
+	})
+}
+
+func (f *fetch) hand(ctx context.Context, p fetched) bool {
+	select {
+	case f.pages <- p:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// watchdog tells a node that takes long for an answer from one that has fallen
+// silent, and ends the attempt at the latter.
+type watchdog struct {
+	client *Client
+	node   *node
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	probes sync.WaitGroup
+
+	mu    sync.Mutex // guards armed
+	armed bool
+}
+
+func (c *Client) watchNode(ctx context.Context, n *node, cancel context.CancelCauseFunc) *watchdog {
+	w := &watchdog{client: c, node: n, ctx: ctx, cancel: cancel}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed = true
+	w.timer = time.AfterFunc(c.cfg.AttemptTimeout, w.fire)
+	return w
+}
+
+func (w *watchdog) arm() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed = true
+	w.timer.Reset(w.client.cfg.AttemptTimeout)
+}
+
+func (w *watchdog) disarm() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed = false
+	w.timer.Stop()
+}
+
+// stop ends the watch and waits for it.
+func (w *watchdog) stop() {
+	w.disarm()
+	w.cancel(nil)
+	w.probes.Wait()
+}
+
+func (w *watchdog) fire() {
+	w.mu.Lock()
+	armed := w.armed && w.ctx.Err() == nil
+	if armed {
+		w.probes.Add(1)
+	}
+	w.mu.Unlock()
+	if !armed {
+		return
+	}
+	defer w.probes.Done()
+	if !w.client.probe(w.ctx, w.node) {
+		if w.ctx.Err() == nil {
+			w.node.avoid()
+		}
+		w.cancel(errSilent)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.armed {
+		w.timer.Reset(w.client.cfg.AttemptTimeout)
+	}
+}
+
+// probe reports whether the node answers at all.
+func (c *Client) probe(ctx context.Context, n *node) bool {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+	defer cancel()
+	conn, err := n.connected(ctx)
+	if err != nil {
+		return false
+	}
+	_, err = healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+	switch status.Code(err) {
+	case codes.DeadlineExceeded, codes.Unavailable, codes.Canceled:
+		return false
+	}
+	return true // any answer is one
+}

@@ -1,0 +1,200 @@
+package client
+
+import (
+	"sync"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+// Grouping. A lane sends at once while fewer than laneWindow of its messages are
+// unanswered; what arrives meanwhile gathers and goes with the next.
+const (
+	laneWindow     = 4
+	maxMessageOps  = 1024
+	maxMessageSize = 256 << 10 // unless one operation is larger
+	// opOverhead is what an operation takes in a message besides key and value,
+	// roughly.
+	opOverhead = 32
+)
+
+type laneKind uint8
+
+const (
+	laneWrites laneKind = iota
+	laneGets
+	laneStaleGets
+)
+
+type laneKey struct {
+	shard uint32
+	kind  laneKind
+}
+
+// lane holds the calls for one shard and kind that wait to be sent to a node.
+// The node's mutex guards it.
+type lane struct {
+	kind  laneKind
+	shard *shard
+
+	head, tail *call
+	inFlight   int  // messages without an answer
+	ready      bool // it is in the node's list of lanes to send from
+}
+
+func (l *lane) push(cl *call) {
+	if l.tail == nil {
+		l.head = cl
+	} else {
+		l.tail.next = cl
+	}
+	l.tail = cl
+}
+
+// message is a group of calls on its way.
+type message struct {
+	id     uint64
+	lane   *lane
+	stream *stream
+	calls  []*call // nil where the call has expired
+	live   int     // calls that are not nil
+	space  *space  // of writes
+	req    kvdpb.BatchRequest
+	header kvdpb.Header
+	writes []*kvdpb.WriteOp
+	gets   []*kvdpb.GetOp
+}
+
+var messagePool = sync.Pool{New: func() any { return new(message) }}
+
+func (m *message) free() {
+	clear(m.calls)
+	clear(m.writes)
+	clear(m.gets)
+	m.calls, m.writes, m.gets = m.calls[:0], m.writes[:0], m.gets[:0]
+	m.lane, m.stream, m.space, m.live = nil, nil, nil, 0
+	messagePool.Put(m)
+}
+
+// form takes a message's worth of calls out of the queue, in order. Writes in
+// a message share one space and one first revision: those that are sent for the
+// first time get theirs here; those that are sent again keep it, and go with
+// others of the same. It returns nil if everybody who waited has left.
+func (l *lane) form(known uint64) *message {
+	m := messagePool.Get().(*message)
+	m.lane = l
+	if l.kind == laneWrites {
+		l.formWrites(m, known)
+	} else {
+		l.take(m, func(cl *call) bool { return true })
+		for _, cl := range m.calls {
+			m.gets = append(m.gets, &cl.get)
+		}
+	}
+	m.live = len(m.calls)
+	if m.live == 0 {
+		m.free()
+		return nil
+	}
+	m.header.Shard, m.header.Revision = l.shard.id, known
+	m.req.Header = &m.header
+	m.req.Writes, m.req.Gets, m.req.Stale = m.writes, m.gets, l.kind == laneStaleGets
+	return m
+}
+
+func (l *lane) formWrites(m *message, known uint64) {
+	sp, firstRev := l.head.space, l.head.firstRev
+	if sp == nil {
+		sp, firstRev = l.shard.currentSpace(), known
+	}
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	l.take(m, func(cl *call) bool {
+		if cl.space != nil {
+			return cl.space == sp && cl.firstRev == firstRev
+		}
+		if sp.full() {
+			return false
+		}
+		cl.space, cl.seq, cl.firstRev = sp, sp.issue(), firstRev
+		cl.write.Seq = cl.seq
+		return true
+	})
+	m.space = sp
+	m.req.ClientId, m.req.Acked, m.req.FirstRev = sp.clientID, sp.acked(), firstRev
+	for _, cl := range m.calls {
+		m.writes = append(m.writes, &cl.write)
+	}
+}
+
+// take moves calls that fit from the queue to m, up to a message's bounds.
+// Calls that were abandoned while they waited are dropped.
+func (l *lane) take(m *message, fits func(*call) bool) {
+	var prev *call
+	size := 0
+	for cl := l.head; cl != nil && len(m.calls) < maxMessageOps; {
+		next := cl.next
+		if size > 0 && size+cl.weight > maxMessageSize {
+			return
+		}
+		fresh := cl.space == nil
+		if !fits(cl) {
+			prev, cl = cl, next
+			continue
+		}
+		l.unlink(prev, cl)
+		if cl.state.CompareAndSwap(callQueued, callSent) {
+			m.calls = append(m.calls, cl)
+			size += cl.weight
+		} else if fresh && cl.isWrite() {
+			cl.space.finish(cl.seq) // never sent; the caller has left
+		}
+		cl = next
+	}
+}
+
+// unlink removes cl, which follows prev (nil: is the head).
+func (l *lane) unlink(prev, cl *call) {
+	if prev == nil {
+		l.head = cl.next
+	} else {
+		prev.next = cl.next
+	}
+	if l.tail == cl {
+		l.tail = prev
+	}
+	cl.next = nil
+}
+
+// expireQueued removes the calls whose attempt has taken too long before it was
+// sent, and returns them as a list.
+func (l *lane) expireQueued(tick uint32) *call {
+	var prev, out *call
+	for cl := l.head; cl != nil; {
+		next := cl.next
+		if int32(tick-cl.expire) < 0 {
+			prev, cl = cl, next
+			continue
+		}
+		l.unlink(prev, cl)
+		cl.next, out = out, cl
+		cl = next
+	}
+	return out
+}
+
+// drain empties the queue and returns it as a list.
+func (l *lane) drain() *call {
+	out := l.head
+	l.head, l.tail = nil, nil
+	return out
+}
+
+// failList ends the attempts of a list of calls that were not sent.
+func failList(cl *call, err, cause error) {
+	for cl != nil {
+		next := cl.next
+		cl.next = nil
+		cl.failed(err, cause, false)
+		cl = next
+	}
+}
