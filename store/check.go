@@ -1,0 +1,296 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+)
+
+// CheckResult is what Check has found.
+type CheckResult struct {
+	Records uint64   // how many were read
+	Faults  []string // what is wrong, a line each; none: nothing
+}
+
+// maxFaults bounds the list of faults: a damaged page can make thousands.
+const maxFaults = 100
+
+// Check verifies the last checkpoint: bbolt's structure, every checksum, the
+// order of keys, that each version has the predecessor that it names, the
+// counters, and that no unfinished file lies about. It reads everything, and
+// keeps checkpoints waiting meanwhile. Faults are its result; the error says
+// that it could not look.
+func (s *Store) Check(ctx context.Context) (CheckResult, error) {
+	if err := s.usable(); err != nil {
+		return CheckResult{}, err
+	}
+	// bbolt's own check must not run beside a write transaction.
+	select {
+	case <-s.checkpoint.turn:
+	case <-s.failed:
+		return CheckResult{}, s.Err()
+	case <-s.stop:
+		return CheckResult{}, ErrClosed
+	case <-ctx.Done():
+		return CheckResult{}, ctx.Err()
+	}
+	defer func() { s.checkpoint.turn <- struct{}{} }()
+	f := s.view.Load().file
+	if !f.enter() {
+		return CheckResult{}, ErrClosed
+	}
+	defer f.leave()
+	c := &checker{ctx: ctx}
+	if found, err := s.leftovers(); err != nil {
+		return CheckResult{}, fmt.Errorf("check: %w", err)
+	} else if s.installs.Load() == 0 {
+		for _, name := range found {
+			c.fault("unfinished file %s", name)
+		}
+	}
+	err := guard(func() error {
+		tx, err := f.db.Begin(false)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() //nolint:errcheck // of a read transaction
+		return c.check(tx)
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return CheckResult{}, ctx.Err()
+		}
+		c.fault("%v", err)
+	}
+	return c.result, nil
+}
+
+// checker gathers the faults of one file.
+type checker struct {
+	ctx     context.Context
+	result  CheckResult
+	dropped int // faults beyond maxFaults
+
+	state       *snapshot
+	keys, bytes uint64
+}
+
+func (c *checker) fault(format string, args ...any) {
+	if len(c.result.Faults) < maxFaults {
+		c.result.Faults = append(c.result.Faults, fmt.Sprintf(format, args...))
+	}
+}
+
+// record counts one record and looks at the context now and then.
+func (c *checker) record() error {
+	c.result.Records++
+	if c.result.Records%ctxEvery == 0 {
+		return c.ctx.Err()
+	}
+	return nil
+}
+
+func (c *checker) check(tx *bbolt.Tx) error {
+	for err := range tx.Check() {
+		c.fault("structure: %v", err)
+	}
+	if len(c.result.Faults) > 0 {
+		return nil // what hangs on broken pages is not worth reading
+	}
+	state, err := readState(tx.Bucket(metaBucket))
+	if err != nil {
+		return err
+	}
+	c.state = state
+	steps := []func(*bbolt.Tx) error{c.live, c.history, c.changes, c.blobs}
+	for _, step := range steps {
+		if err := step(tx); err != nil {
+			return err
+		}
+	}
+	if c.keys != state.keys || c.bytes != state.bytes {
+		c.fault("counters: %d keys of %d bytes counted, %d of %d recorded", c.keys, c.bytes, state.keys, state.bytes)
+	}
+	return nil
+}
+
+// header checks what holds for every record.
+func (c *checker) header(where string, key []byte, r record) {
+	switch {
+	case r.mod == 0 || r.mod > c.state.Revision:
+		c.fault("%s: key %q: revision %d, last applied is %d", where, key, r.mod, c.state.Revision)
+	case r.tombstone() && (r.create != 0 || r.lease != 0 || len(r.value) != 0):
+		c.fault("%s: key %q: tombstone at %d with content", where, key, r.mod)
+	case !r.tombstone() && (r.create == 0 || r.create > r.mod || (r.count == 1) != (r.create == r.mod)):
+		c.fault("%s: key %q at %d: version %d, created at %d", where, key, r.mod, r.count, r.create)
+	}
+}
+
+// live checks `cur`, and that `chg` knows of what is young enough.
+func (c *checker) live(tx *bbolt.Tx) error {
+	chg := tx.Bucket(chgBucket)
+	var last []byte
+	return tx.Bucket(curBucket).ForEach(func(k, v []byte) error {
+		if err := c.record(); err != nil {
+			return err
+		}
+		c.keys++
+		if last != nil && bytes.Compare(last, k) >= 0 {
+			c.fault("cur: key %q after %q", k, last)
+		}
+		last = k
+		r, err := decodeRecord(k, v)
+		if err != nil {
+			c.fault("cur: %v", err)
+			return nil
+		}
+		c.bytes += uint64(len(k) + len(r.value))
+		if r.tombstone() {
+			c.fault("cur: key %q: a tombstone", k)
+		}
+		c.header("cur", k, r)
+		c.expectChange(chg, "cur", k, r.mod, changePut)
+		return nil
+	})
+}
+
+// expectChange checks that chg has what happened to key at rev, unless it may
+// have been dropped.
+func (c *checker) expectChange(chg *bbolt.Bucket, where string, key []byte, rev uint64, kind byte) {
+	if segmentBelow(segmentOf(rev), c.state.KeepSince) {
+		return
+	}
+	k := change{rev: rev, key: key}.appendKey(nil)
+	b := chg.Bucket(segmentName(segmentOf(rev)))
+	if b == nil {
+		c.fault("%s: key %q at %d: no segment of changes", where, key, rev)
+		return
+	}
+	v := b.Get(k)
+	if v == nil {
+		c.fault("%s: key %q at %d: no change is recorded", where, key, rev)
+		return
+	}
+	if ch, err := decodeChange(k, v); err == nil && ch.kind != kind {
+		c.fault("%s: key %q at %d: change is of kind %d, not %d", where, key, rev, ch.kind, kind)
+	}
+}
+
+// forEachSegment calls fn for each segment bucket of parent, in order.
+func (c *checker) forEachSegment(parent *bbolt.Bucket, where string, fn func(id uint64, b *bbolt.Bucket) error) error {
+	return parent.ForEachBucket(func(name []byte) error {
+		id, err := segmentID(name)
+		if err != nil {
+			return err
+		}
+		if segmentBelow(id, c.state.KeepSince) {
+			c.fault("%s: segment %d is below the oldest readable revision %d", where, id, c.state.KeepSince)
+		}
+		return fn(id, parent.Bucket(name))
+	})
+}
+
+// history checks `hist`: that every version belongs where it is.
+func (c *checker) history(tx *bbolt.Tx) error {
+	chg := tx.Bucket(chgBucket)
+	return c.forEachSegment(tx.Bucket(histBucket), "hist", func(id uint64, b *bbolt.Bucket) error {
+		return b.ForEach(func(k, v []byte) error {
+			if err := c.record(); err != nil {
+				return err
+			}
+			escaped, rev, err := splitHistKey(k)
+			if err != nil {
+				return err
+			}
+			key, err := appendUnescaped(nil, escaped)
+			if err != nil {
+				return err
+			}
+			r, err := decodeRecord(key, v)
+			if err != nil {
+				c.fault("hist/%d: %v", id, err)
+				return nil
+			}
+			if r.mod != rev {
+				c.fault("hist/%d: key %q: revision %d under %d", id, key, r.mod, rev)
+			}
+			c.header(fmt.Sprintf("hist/%d", id), key, r)
+			kind := byte(changePut)
+			if r.tombstone() {
+				kind = changeDelete
+				if segmentOf(rev) != id {
+					c.fault("hist/%d: key %q: tombstone at %d", id, key, rev)
+				}
+			}
+			c.expectChange(chg, fmt.Sprintf("hist/%d", id), key, rev, kind)
+			return nil
+		})
+	})
+}
+
+// changes checks `chg`, and that what each change superseded is in `hist`.
+func (c *checker) changes(tx *bbolt.Tx) error {
+	hist := tx.Bucket(histBucket)
+	return c.forEachSegment(tx.Bucket(chgBucket), "chg", func(id uint64, b *bbolt.Bucket) error {
+		old := hist.Bucket(segmentName(id))
+		superseded := 0
+		err := b.ForEach(func(k, v []byte) error {
+			if err := c.record(); err != nil {
+				return err
+			}
+			ch, err := decodeChange(k, v)
+			if err != nil {
+				c.fault("chg/%d: %v", id, err)
+				return nil
+			}
+			if segmentOf(ch.rev) != id || ch.rev > c.state.Revision || ch.prev >= ch.rev {
+				c.fault("chg/%d: key %q: revision %d after %d", id, ch.key, ch.rev, ch.prev)
+			}
+			if ch.kind == changeDelete {
+				superseded++
+				c.expectVersion(old, id, ch, ch.rev)
+			}
+			if ch.prev != 0 {
+				superseded++
+				c.expectVersion(old, id, ch, ch.prev)
+			} else if ch.kind == changeDelete {
+				c.fault("chg/%d: key %q: deleted at %d, but was not there", id, ch.key, ch.rev)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if n := count(old); n != superseded {
+			c.fault("hist/%d: %d versions, %d were superseded", id, n, superseded)
+		}
+		return nil
+	})
+}
+
+// expectVersion checks that a segment of `hist` has the version rev of a key.
+func (c *checker) expectVersion(hist *bbolt.Bucket, id uint64, ch change, rev uint64) {
+	if hist == nil || hist.Get(appendHistKey(nil, ch.key, rev)) == nil {
+		c.fault("hist/%d: key %q: version %d, which %d superseded, is missing", id, ch.key, rev, ch.rev)
+	}
+}
+
+func count(b *bbolt.Bucket) int {
+	if b == nil {
+		return 0
+	}
+	n := 0
+	c := b.Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		n++
+	}
+	return n
+}
+
+// blobs checks the checksums of the dedupe records; what is in them is not
+// the store's.
+func (c *checker) blobs(tx *bbolt.Tx) error {
+	return forEachBlob(tx, func(uint64, []byte) error { return c.record() })
+}

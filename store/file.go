@@ -1,0 +1,334 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/kvd-io/kvd/store/vfs"
+)
+
+// maxIdleReaders bounds the read transactions that are kept open for reuse.
+const maxIdleReaders = 32
+
+// file is an open data file: bbolt's handle and a pool of read transactions.
+// It is closed when it has been retired and its last user is gone, so that
+// readers outlive its replacement.
+type file struct {
+	db     *bbolt.DB
+	handle *os.File // bbolt's own, for the case that bbolt cannot close it
+
+	// generation counts commits. A pooled transaction of an older one shows an
+	// older state and keeps its pages from reuse.
+	generation atomic.Uint64
+
+	mu      sync.Mutex // guards the fields below
+	idle    []*fileReader
+	users   int
+	retired bool
+	broken  bool // bbolt panicked while writing: its locks may be held for ever
+
+	closed   chan struct{} // closed once the file is
+	closeErr error         // valid then
+}
+
+// fileOptions says how to open a data file.
+type fileOptions struct {
+	fs        vfs.FS
+	mmapBytes int64
+	timeout   time.Duration
+	noSync    bool // while it is being built; the builder syncs once
+}
+
+// openFile opens the data file at path, which is created if create is set and
+// must exist otherwise, and checks that it is whole and ours.
+func openFile(path string, o fileOptions, create bool) (_ *file, err error) {
+	f := &file{closed: make(chan struct{})}
+	if !create {
+		if err := checkPages(path, o.fs); err != nil {
+			return nil, err
+		}
+	}
+	options := &bbolt.Options{
+		Timeout:         o.timeout,
+		FreelistType:    bbolt.FreelistMapType,
+		InitialMmapSize: int(o.mmapBytes),
+		NoSync:          o.noSync,
+		NoGrowSync:      o.noSync,
+		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+			if !create {
+				flag &^= os.O_CREATE
+			}
+			h, err := o.fs.OpenFile(name, flag, perm)
+			if err == nil {
+				f.handle = h
+			}
+			return h, err
+		},
+	}
+	err = guard(func() error {
+		f.db, err = bbolt.Open(path, 0o600, options)
+		return err
+	})
+	if err != nil {
+		f.abandon()
+		return nil, openError(err)
+	}
+	defer func() {
+		if err != nil {
+			f.retire()
+		}
+	}()
+	if create {
+		return f, guard(func() error { return f.db.Update(writeFormat) })
+	}
+	return f, guard(func() error { return f.db.View(checkFormat) })
+}
+
+// openError says in our words what bbolt means.
+func openError(err error) error {
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return ErrInUse
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch):
+		return fmt.Errorf("%w: %w", ErrForeign, err)
+	case errors.Is(err, berrors.ErrChecksum):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
+// abandon gives the handle back when bbolt cannot. Its map stays: after a
+// panic in bbolt nobody knows who still reads it.
+func (f *file) abandon() {
+	if f.handle != nil {
+		_ = syscall.Flock(int(f.handle.Fd()), syscall.LOCK_UN)
+		_ = f.handle.Close()
+	}
+}
+
+// enter counts a user of the file; false: it has been retired.
+func (f *file) enter() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.retired {
+		return false
+	}
+	f.users++
+	return true
+}
+
+// leave undoes enter, and closes a retired file behind its last user.
+func (f *file) leave() {
+	f.mu.Lock()
+	f.users--
+	last := f.retired && f.users == 0
+	f.mu.Unlock()
+	if last {
+		f.close()
+	}
+}
+
+// retire lets nobody in any more and closes the file once all have left.
+func (f *file) retire() {
+	f.mu.Lock()
+	if f.retired {
+		f.mu.Unlock()
+		return
+	}
+	f.retired = true
+	idle := f.idle
+	f.idle = nil
+	last := f.users == 0
+	f.mu.Unlock()
+	for _, r := range idle {
+		r.close()
+	}
+	if last {
+		f.close()
+	}
+}
+
+// close runs once, with no transaction open.
+func (f *file) close() {
+	f.mu.Lock()
+	broken := f.broken
+	f.mu.Unlock()
+	if broken {
+		f.abandon()
+	} else {
+		f.closeErr = guard(f.db.Close)
+	}
+	close(f.closed)
+}
+
+// breakDown notes that bbolt panicked in a write transaction.
+func (f *file) breakDown() {
+	f.mu.Lock()
+	f.broken = true
+	f.mu.Unlock()
+}
+
+// refresh makes readers from now on see the last commit.
+func (f *file) refresh() {
+	f.mu.Lock()
+	f.generation.Add(1)
+	idle := f.idle
+	f.idle = nil
+	f.mu.Unlock()
+	for _, r := range idle {
+		r.close()
+	}
+}
+
+// acquire returns a reader that sees at least the last commit before the last
+// refresh. errRetired: look for the file that came after.
+func (f *file) acquire() (*fileReader, error) {
+	f.mu.Lock()
+	if f.retired {
+		f.mu.Unlock()
+		return nil, errRetired
+	}
+	f.users++
+	if n := len(f.idle); n > 0 {
+		r := f.idle[n-1]
+		f.idle = f.idle[:n-1]
+		f.mu.Unlock()
+		return r, nil
+	}
+	f.mu.Unlock()
+	r, err := newFileReader(f)
+	if err != nil {
+		f.leave()
+		return nil, err
+	}
+	return r, nil
+}
+
+// release gives a reader back.
+func (f *file) release(r *fileReader) {
+	f.mu.Lock()
+	keep := !f.retired && r.generation == f.generation.Load() && len(f.idle) < maxIdleReaders
+	if keep {
+		f.idle = append(f.idle, r)
+		f.users--
+	}
+	f.mu.Unlock()
+	if !keep {
+		r.close()
+		f.leave()
+	}
+}
+
+// size returns the bytes of the file that hold pages, and of them the free.
+func (f *file) size() (total, free int64) {
+	stats := f.db.Stats()
+	page := int64(f.db.Info().PageSize)
+	if info, err := f.handle.Stat(); err == nil {
+		total = info.Size()
+	}
+	return total, int64(stats.FreePageN+stats.PendingPageN) * page
+}
+
+// guard calls fn and returns as errors what damaged files make of it: bbolt's
+// panics, and faults on maps beyond the end of a file.
+func guard(fn func() error) (err error) {
+	defer recoverFault(&err, debug.SetPanicOnFault(true))
+	return fn()
+}
+
+// recoverFault is the deferred half of guard, for paths that cannot afford the
+// closure.
+func recoverFault(err *error, before bool) {
+	debug.SetPanicOnFault(before)
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("read data file: %w: %v", ErrCorrupt, p)
+	}
+}
+
+// Offsets in bbolt's meta pages, which are read here before anything is mapped.
+const (
+	boltMagic       = 0xED0CDAED
+	boltMetaAt      = 16
+	boltMetaSumAt   = boltMetaAt + 56
+	boltMetaSize    = boltMetaSumAt + 8
+	boltMinPageSize = 1 << 10
+	boltMaxPageSize = 1 << 24
+)
+
+// checkPages reports whether the file at path is a bbolt file and as long as
+// its newest valid meta page says. bbolt does not look, and would fault on the
+// first page behind the end.
+func checkPages(path string, files vfs.FS) error {
+	h, err := files.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return fmt.Errorf("open data file: %w", err)
+	}
+	defer h.Close()
+	info, err := h.Stat()
+	if err != nil {
+		return fmt.Errorf("stat data file: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%w: not a regular file", ErrForeign)
+	}
+	var needed int64
+	var newest uint64
+	found, foreign := false, true
+	for _, at := range []int64{0, int64(os.Getpagesize())} {
+		meta := make([]byte, boltMetaSize)
+		if _, err := h.ReadAt(meta, at); err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("read data file: %w", err)
+		}
+		if binary.NativeEndian.Uint32(meta[boltMetaAt:]) == boltMagic {
+			foreign = false
+		}
+		end, txid, ok := parseMeta(meta)
+		if ok && (!found || txid > newest) {
+			found, newest, needed = true, txid, end
+		}
+	}
+	switch {
+	case info.Size() == 0:
+		return fmt.Errorf("%w: it is empty", ErrCorrupt)
+	case foreign:
+		return ErrForeign
+	case !found:
+		return fmt.Errorf("%w: no meta page is valid", ErrCorrupt)
+	case info.Size() < needed:
+		return fmt.Errorf("%w: %d bytes long, %d are in use", ErrCorrupt, info.Size(), needed)
+	}
+	return nil
+}
+
+// parseMeta returns the end of the pages in use and the transaction id of a
+// meta page, if it is one.
+func parseMeta(page []byte) (end int64, txid uint64, ok bool) {
+	u32 := func(at int) uint32 { return binary.NativeEndian.Uint32(page[boltMetaAt+at:]) }
+	u64 := func(at int) uint64 { return binary.NativeEndian.Uint64(page[boltMetaAt+at:]) }
+	sum := fnv.New64a()
+	sum.Write(page[boltMetaAt:boltMetaSumAt])
+	if u32(0) != boltMagic || sum.Sum64() != u64(56) {
+		return 0, 0, false
+	}
+	pageSize := int64(u32(8))
+	if pageSize < boltMinPageSize || pageSize > boltMaxPageSize {
+		return 0, 0, false
+	}
+	return int64(u64(40)) * pageSize, u64(48), true
+}

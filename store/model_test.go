@@ -1,0 +1,418 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strconv"
+	"testing"
+
+	"github.com/kvd-io/kvd/proto/slot"
+)
+
+// model is what a store should be, kept simply: every version of every key.
+type model struct {
+	keys      map[string][]modelVersion // oldest first
+	index     uint64
+	revision  uint64
+	keepSince uint64
+}
+
+type modelVersion struct {
+	Version
+	deleted bool
+}
+
+func newModel() *model { return &model{keys: make(map[string][]modelVersion)} }
+
+func (m *model) at(key string, rev uint64) (Version, bool) {
+	vs := m.keys[key]
+	for i := len(vs) - 1; i >= 0; i-- {
+		if vs[i].ModRevision <= rev {
+			return vs[i].Version, !vs[i].deleted
+		}
+	}
+	return Version{}, false
+}
+
+func (m *model) put(rev uint64, key, value []byte, lease uint64) (Version, bool) {
+	prev, existed := m.at(string(key), rev)
+	v := Version{Key: key, Value: value, CreateRevision: rev, ModRevision: rev, Version: 1, Lease: lease}
+	if existed {
+		v.CreateRevision, v.Version = prev.CreateRevision, prev.Version+1
+	}
+	m.keys[string(key)] = append(m.keys[string(key)], modelVersion{Version: v})
+	return prev, existed
+}
+
+func (m *model) delete(rev uint64, key []byte) (Version, bool) {
+	prev, existed := m.at(string(key), rev)
+	if existed {
+		m.keys[string(key)] = append(m.keys[string(key)], modelVersion{Version: Version{ModRevision: rev}, deleted: true})
+	}
+	return prev, existed
+}
+
+// scan returns the live versions of [start, end) at rev, in order.
+func (m *model) scan(start, end []byte, rev uint64, reverse bool) []Version {
+	var found []Version
+	for key := range m.keys {
+		if bytes.Compare([]byte(key), start) < 0 || len(end) > 0 && bytes.Compare([]byte(key), end) >= 0 {
+			continue
+		}
+		if v, ok := m.at(key, rev); ok {
+			found = append(found, v)
+		}
+	}
+	sort.Slice(found, func(i, j int) bool { return bytes.Compare(found[i].Key, found[j].Key) < 0 != reverse })
+	return found
+}
+
+func (m *model) clone() *model {
+	c := *m
+	c.keys = make(map[string][]modelVersion, len(m.keys))
+	for k, v := range m.keys {
+		c.keys[k] = slices.Clone(v)
+	}
+	return &c
+}
+
+// writer applies the same random entries to a store and to a model, or to one
+// of them. The n-th entry depends on the seed and the entries before alone.
+type writer struct {
+	rng   *rand.Rand
+	model *model
+	keys  int
+}
+
+func newWriter(seed uint64, keys int) *writer {
+	return &writer{rng: rand.New(rand.NewPCG(seed, 1)), model: newModel(), keys: keys}
+}
+
+// randomKey returns keys that are prefixes of each other, with zero bytes.
+func randomKey(rng *rand.Rand, n int) []byte {
+	k := rng.IntN(n)
+	alphabet := []byte{0x00, 0x01, 'a', 'b', 0xFF}
+	key := []byte{alphabet[k%5]}
+	for k /= 5; k > 0; k /= 5 {
+		key = append(key, alphabet[k%5])
+	}
+	return key
+}
+
+// entry applies the next entry. s is nil to apply it to the model alone.
+func (w *writer) entry(t testing.TB, s *Store) {
+	t.Helper()
+	m, rng := w.model, w.rng
+	index := m.index + 1
+	var b *Batch
+	if s != nil {
+		b = s.Begin(index, index/100+1)
+	}
+	rev := m.revision + 1 + rng.Uint64N(1<<24)
+	last := uint64(0)
+	for range rng.IntN(6) {
+		w.op(t, b, rev)
+		last = rev
+		rev += 1 + rng.Uint64N(1000)
+	}
+	if last != 0 {
+		m.revision = last
+	}
+	if keep := rng.Uint64N(1 << 31); rng.IntN(20) == 0 && keep < m.revision {
+		m.keepSince = max(m.keepSince, m.revision-keep)
+		if b != nil {
+			b.SetKeepSince(m.keepSince)
+		}
+	}
+	m.index = index
+	if b != nil {
+		if rng := rand.New(rand.NewPCG(index, 2)); rng.IntN(10) == 0 {
+			b.SetSlots(*slot.SetOf(uint16(index % slot.Count)))
+		}
+		b.Commit(last)
+		if err := s.Err(); err != nil {
+			t.Fatalf("entry %d: %v", index, err)
+		}
+	}
+}
+
+func (w *writer) op(t testing.TB, b *Batch, rev uint64) {
+	t.Helper()
+	m, rng := w.model, w.rng
+	key := randomKey(rng, w.keys)
+	switch rng.IntN(10) {
+	case 0:
+		end := randomKey(rng, w.keys)
+		limit := 1 + rng.IntN(5)
+		want := m.scan(key, end, latest, false)
+		n := min(limit, len(want))
+		if b != nil {
+			keys, more, err := b.Keys(key, end, limit)
+			if err != nil || len(keys) != n || more != (len(want) > limit) {
+				t.Fatalf("Keys(%x, %x, %d) = %x, %v, %v; want %v", key, end, limit, keys, more, err, want)
+			}
+			for i := range keys {
+				if !bytes.Equal(keys[i], want[i].Key) {
+					t.Fatalf("Keys(%x, %x, %d)[%d] = %x, want %x", key, end, limit, i, keys[i], want[i].Key)
+				}
+			}
+		}
+		for _, v := range want[:n] {
+			w.delete(t, b, rev, v.Key) // all at one revision
+		}
+	case 1, 2:
+		w.delete(t, b, rev, key)
+	default:
+		value := make([]byte, rng.IntN(200))
+		for i := range value {
+			value[i] = byte(rev >> (i % 8))
+		}
+		lease := rng.Uint64N(3)
+		prev, existed := m.put(rev, key, value, lease)
+		if b != nil {
+			got, ok, err := b.Put(rev, key, value, lease)
+			checkPrev(t, "put", got, ok, err, prev, existed)
+		}
+	}
+	if b != nil && rng.IntN(4) == 0 {
+		got, ok, err := b.Get(key)
+		want, exists := m.at(string(key), latest)
+		if err != nil || ok != exists || ok && !sameVersion(got, want) {
+			t.Fatalf("batch Get(%x) = %+v, %v, %v; want %+v, %v", key, got, ok, err, want, exists)
+		}
+	} else if b == nil {
+		rng.IntN(4)
+	}
+}
+
+func (w *writer) delete(t testing.TB, b *Batch, rev uint64, key []byte) {
+	t.Helper()
+	prev, existed := w.model.delete(rev, key)
+	if b != nil {
+		got, ok, err := b.Delete(rev, key)
+		checkPrev(t, "delete", got, ok, err, prev, existed)
+	}
+}
+
+func checkPrev(t testing.TB, op string, got Version, ok bool, err error, want Version, existed bool) {
+	t.Helper()
+	want.Value, want.Key, got.Key = nil, nil, nil
+	if !existed {
+		want = Version{}
+	}
+	if err != nil || ok != existed || !sameVersion(got, want) {
+		t.Fatalf("%s: previous = %+v, %v, %v; want %+v, %v", op, got, ok, err, want, existed)
+	}
+}
+
+func sameVersion(a, b Version) bool {
+	return bytes.Equal(a.Key, b.Key) && bytes.Equal(a.Value, b.Value) && a.CreateRevision == b.CreateRevision &&
+		a.ModRevision == b.ModRevision && a.Version == b.Version && a.Lease == b.Lease
+}
+
+// checkReads compares some reads with the model, at random revisions.
+func (w *writer) checkReads(t testing.TB, s *Store, rng *rand.Rand, n int) {
+	t.Helper()
+	m := w.model
+	for range n {
+		at := uint64(0)
+		if rng.IntN(2) == 0 && m.revision > m.keepSince {
+			at = m.keepSince + rng.Uint64N(m.revision-m.keepSince+1)
+		}
+		if at == 0 && m.keepSince > m.revision {
+			continue
+		}
+		key := randomKey(rng, w.keys)
+		want, exists := m.at(string(key), or(at, m.revision))
+		got, ok, err := s.Get(key, at)
+		if err != nil || ok != exists || ok && !sameVersion(got, want) {
+			t.Fatalf("Get(%x, %d) = %+v, %v, %v; want %+v, %v", key, at, got, ok, err, want, exists)
+		}
+		w.checkRange(t, s, rng, at)
+	}
+	if m.keepSince > 1 {
+		if _, _, err := s.Get([]byte("a"), m.keepSince-1); !isCompacted(err, m.keepSince) {
+			t.Fatalf("Get below KeepSince: %v", err)
+		}
+	}
+}
+
+func or(a, b uint64) uint64 {
+	if a != 0 {
+		return a
+	}
+	return b
+}
+
+func isCompacted(err error, oldest uint64) bool {
+	c, ok := err.(*CompactedError)
+	return ok && c.Oldest == oldest
+}
+
+func (w *writer) checkRange(t testing.TB, s *Store, rng *rand.Rand, at uint64) {
+	t.Helper()
+	o := RangeOptions{At: at, Limit: rng.IntN(8), Reverse: rng.IntN(2) == 0, KeysOnly: rng.IntN(4) == 0, CountOnly: rng.IntN(4) == 0}
+	if rng.IntN(3) > 0 {
+		o.Start = randomKey(rng, w.keys)
+	}
+	if rng.IntN(3) > 0 {
+		o.End = randomKey(rng, w.keys)
+	}
+	if rng.IntN(4) == 0 {
+		o.MaxBytes = 1 + rng.IntN(500)
+	}
+	want := w.model.scan(o.Start, o.End, or(at, w.model.revision), o.Reverse)
+	var got []Version
+	count := 0
+	first := o
+	for {
+		p, err := s.Range(context.Background(), o)
+		if err != nil {
+			t.Fatalf("Range(%+v): %v", o, err)
+		}
+		got = append(got, p.Versions...)
+		count += p.Count
+		if !p.More {
+			break
+		}
+		if p.Count == 0 {
+			t.Fatalf("Range(%+v): an empty page with more to come", o)
+		}
+		o.At = p.Revision
+		if o.Reverse {
+			o.End = p.Next
+		} else {
+			o.Start = p.Next
+		}
+	}
+	if count != len(want) || !o.CountOnly && len(got) != len(want) {
+		t.Fatalf("Range(%+v): %d keys, want %d", first, count, len(want))
+	}
+	for i, v := range got {
+		if o.KeysOnly {
+			want[i].Value = nil
+		}
+		if !sameVersion(v, want[i]) {
+			t.Fatalf("Range(%+v)[%d] = %+v, want %+v", first, i, v, want[i])
+		}
+	}
+}
+
+// checkState compares counters and numbers.
+func (w *writer) checkState(t testing.TB, s *Store) {
+	t.Helper()
+	m := w.model
+	st := s.State()
+	if st.AppliedIndex != m.index || st.Revision != m.revision || st.KeepSince != m.keepSince {
+		t.Fatalf("state %+v; want index %d, revision %d, keep since %d", st, m.index, m.revision, m.keepSince)
+	}
+	var size uint64
+	live := m.scan(nil, nil, latest, false)
+	for _, v := range live {
+		size += uint64(len(v.Key) + len(v.Value))
+	}
+	if got := s.Stats(); got.Keys != uint64(len(live)) || got.Bytes != size {
+		t.Fatalf("stats %+v; want %d keys, %d bytes", got, len(live), size)
+	}
+}
+
+// seeded returns the seed to use: SEED from the environment, or a new one.
+func seeded(t testing.TB) uint64 {
+	seed := rand.Uint64()
+	if env := os.Getenv("SEED"); env != "" {
+		n, err := strconv.ParseUint(env, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seed = n
+	}
+	t.Logf("SEED=%d", seed)
+	return seed
+}
+
+func testConfig(dir string) Config {
+	return Config{Path: filepath.Join(dir, "data.db"), MmapBytes: 1 << 30, RewriteMinBytes: 1 << 20}
+}
+
+func mustOpen(t testing.TB, cfg Config) *Store {
+	t.Helper()
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func mustCheckpoint(t testing.TB, s *Store) {
+	t.Helper()
+	if err := s.Checkpoint(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustCheck fails the test for every fault that Check finds.
+func mustCheck(t testing.TB, s *Store) {
+	t.Helper()
+	r, err := s.Check(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fault := range r.Faults {
+		t.Error(fault)
+	}
+}
+
+func TestModel(t *testing.T) {
+	for _, keys := range []int{20, 2000} {
+		t.Run(fmt.Sprint(keys, " keys"), func(t *testing.T) { testModel(t, keys) })
+	}
+}
+
+func testModel(t *testing.T, keys int) {
+	seed := seeded(t)
+	w := newWriter(seed, keys)
+	rng := rand.New(rand.NewPCG(seed, 3))
+	cfg := testConfig(t.TempDir())
+	s := mustOpen(t, cfg)
+	defer func() { s.Close() }()
+	durable := w.snapshot()
+	for range 3000 {
+		w.entry(t, s)
+		switch rng.IntN(150) {
+		case 0:
+			mustCheckpoint(t, s)
+			durable = w.snapshot()
+			mustCheck(t, s)
+		case 1:
+			// Close writes nothing: the store is back at its last checkpoint.
+			if s.CheckpointMeta().Index > durable.model.index {
+				continue // an idle checkpoint came in between
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = mustOpen(t, cfg)
+			w = durable.snapshot()
+			w.rng = rand.New(rand.NewPCG(rng.Uint64(), 1))
+			w.checkState(t, s)
+		case 2, 3, 4, 5:
+			w.checkReads(t, s, rng, 20)
+		}
+	}
+	w.checkState(t, s)
+	w.checkReads(t, s, rng, 200)
+	mustCheckpoint(t, s)
+	w.checkReads(t, s, rng, 200)
+	mustCheck(t, s)
+}
+
+// snapshot returns a copy to go back to.
+func (w *writer) snapshot() *writer {
+	return &writer{rng: w.rng, model: w.model.clone(), keys: w.keys}
+}

@@ -1,0 +1,5 @@
+package store
+
+type rewriteState struct{}
+
+func (s *Store) maybeRewrite() {}
