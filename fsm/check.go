@@ -1,0 +1,84 @@
+package fsm
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/slot"
+)
+
+// maxBase bounds the base of an entry, so that revisions cannot overflow. It is
+// far above every revision that a clock can lead to.
+const maxBase = 1 << 62
+
+// check reports whether this version understands every part of the entry, and
+// counts its commands. It comes before anything is applied: an entry is applied
+// as a whole or not at all.
+func check(e *logpb.Entry) (commands int, err error) {
+	if e.Base > maxBase {
+		return 0, fmt.Errorf("%w: base revision %d", ErrMalformed, e.Base)
+	}
+	if unknown(e) {
+		return 0, fmt.Errorf("%w: unknown field in entry", ErrUnknown)
+	}
+	for _, g := range e.Groups {
+		if unknown(g) {
+			return 0, fmt.Errorf("%w: unknown field in group", ErrUnknown)
+		}
+		for _, c := range g.Commands {
+			if err := checkCommand(c); err != nil {
+				return 0, err
+			}
+		}
+		commands += len(g.Commands)
+	}
+	return commands, nil
+}
+
+func checkCommand(c *logpb.Command) error {
+	if unknown(c) {
+		return fmt.Errorf("%w: unknown operation or field in command", ErrUnknown)
+	}
+	var op protoreflect.ProtoMessage
+	switch o := c.Op.(type) {
+	case *logpb.Command_Put:
+		op = o.Put
+	case *logpb.Command_Delete:
+		op = o.Delete
+	case *logpb.Command_DeleteRange:
+		op = o.DeleteRange
+	case *logpb.Command_Settle:
+		op = o.Settle
+	case *logpb.Command_SlotStep:
+		if err := checkSlotStep(o.SlotStep); err != nil {
+			return err
+		}
+		op = o.SlotStep
+	case nil:
+		return fmt.Errorf("%w: command without operation", ErrMalformed)
+	default:
+		return fmt.Errorf("%w: operation %T", ErrUnknown, o)
+	}
+	if unknown(op) {
+		return fmt.Errorf("%w: unknown field in %T", ErrUnknown, op)
+	}
+	return nil
+}
+
+func checkSlotStep(s *logpb.SlotStep) error {
+	if s.Kind != logpb.SlotStep_KIND_INIT {
+		return fmt.Errorf("%w: slot step %v", ErrUnknown, s.Kind)
+	}
+	if len(s.Slots) != slot.SetBytes {
+		return fmt.Errorf("%w: slot set of %d bytes", ErrMalformed, len(s.Slots))
+	}
+	return nil
+}
+
+// unknown reports whether the message holds fields of a newer version. To leave
+// one out would be to apply something else than the others do.
+func unknown(m protoreflect.ProtoMessage) bool {
+	return len(m.ProtoReflect().GetUnknown()) != 0
+}

@@ -1,0 +1,89 @@
+package fsm
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/store"
+)
+
+// digestPageBytes is how much of the data is read at a time.
+const digestPageBytes = 1 << 20
+
+// Digest stands for the logical state after an entry: replicas that have
+// applied the same entries have equal digests, however their data lies on
+// disk. Digests are compared with ==.
+type Digest struct {
+	Revision    uint64
+	Bound       uint64
+	DedupeFloor uint64
+	KeepSince   uint64
+	Slots       uint64 // hash of the owned slots; 0: never owned any
+	Dedupe      uint64 // hash of the records for exactly-once
+	Keys        uint64 // number of live keys
+	Data        uint64 // hash of their newest versions
+	// Configuration is the index of the entry that the Raft configuration came
+	// with.
+	Configuration uint64
+}
+
+// Digest computes the digest of what is applied now. Entries are applied on
+// while the data is read; history must be kept for that long.
+func (f *FSM) Digest(ctx context.Context) (Digest, error) {
+	f.mu.Lock()
+	s := f.store.State()
+	d := Digest{
+		Revision:      s.Revision,
+		Bound:         s.Bound,
+		DedupeFloor:   s.DedupeFloor,
+		KeepSince:     s.KeepSince,
+		Slots:         slotsHash(s.Slots),
+		Dedupe:        f.store.Dedupe().Hash(),
+		Configuration: s.ConfigurationIndex,
+	}
+	f.mu.Unlock()
+	var err error
+	d.Keys, d.Data, err = DataHash(ctx, f.store, s.Revision)
+	return d, err
+}
+
+func slotsHash(set *slot.Set) uint64 {
+	if set == nil {
+		return 0
+	}
+	return xxhash.Sum64(set[:])
+}
+
+// DataHash returns the number of keys that are live at the revision, and a hash
+// of their versions there. It may run while entries are applied.
+func DataHash(ctx context.Context, st *store.Store, rev uint64) (keys, hash uint64, err error) {
+	h := xxhash.New()
+	var head []byte
+	o := store.RangeOptions{At: rev, MaxBytes: digestPageBytes}
+	for {
+		page, err := st.Range(ctx, o)
+		if err != nil {
+			return 0, 0, fmt.Errorf("hash data at %d: %w", rev, err)
+		}
+		for i := range page.Versions {
+			v := &page.Versions[i]
+			head = head[:0]
+			for _, n := range [...]uint64{uint64(len(v.Key)), uint64(len(v.Value)),
+				v.CreateRevision, v.ModRevision, v.Version, v.Lease} {
+				head = binary.LittleEndian.AppendUint64(head, n)
+			}
+			h.Write(head)
+			h.Write(v.Key)
+			h.Write(v.Value)
+		}
+		keys += uint64(len(page.Versions))
+		if !page.More {
+			return keys, h.Sum64(), nil
+		}
+		o.Start = page.Next
+	}
+}

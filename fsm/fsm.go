@@ -1,0 +1,199 @@
+package fsm
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/store"
+)
+
+// DefaultDedupeRecords is the default of Config.DedupeRecords: about 15 MiB.
+const DefaultDedupeRecords = 256 << 10
+
+// Config says what a state machine works on.
+type Config struct {
+	Shard uint32
+	// Store must be open, and stay open for as long as raft runs.
+	Store  *store.Store
+	Logger *slog.Logger // default: slog.Default()
+	// OnFailure is called once, when the state machine stops because an entry is
+	// not understood or the store has failed. It is called by the goroutine that
+	// applies, and must not wait for that goroutine.
+	OnFailure func(error)
+	// OnRestore is called when an installed snapshot has taken the place of the
+	// state, before raft goes on: the log must then drop the records that the
+	// snapshot covers unless it has a record of this index and term. May be nil.
+	OnRestore func(index, term uint64) error
+	// DedupeRecords is how many records for exactly-once are kept before
+	// DedupeFloor asks for a higher floor.
+	DedupeRecords int
+	Metrics       *Metrics // nil: none
+}
+
+// FSM is the state machine of one shard. Raft calls it; its other methods are
+// safe for concurrent use.
+//
+// It has no StoreConfiguration method: raft hands configurations to ApplyBatch
+// if there is one, and only that way tells their term.
+type FSM struct {
+	cfg     Config
+	store   *store.Store
+	metrics shardMetrics
+
+	// mu guards what follows; raft's goroutine that applies holds it per batch,
+	// a snapshot for a moment.
+	mu         sync.Mutex
+	failed     error
+	slots      *slot.Set // nil: never owned any
+	bound      uint64
+	floor      uint64
+	keepSince  uint64
+	hintedSize int // of the dedupe table when hint was made
+
+	records atomic.Int64  // in the dedupe table
+	hint    atomic.Uint64 // see DedupeFloor
+}
+
+var _ raft.BatchingFSM = (*FSM)(nil)
+
+// New returns the state machine over the state in cfg.Store.
+func New(cfg Config) *FSM {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	cfg.Logger = cfg.Logger.With("shard", cfg.Shard)
+	if cfg.DedupeRecords == 0 {
+		cfg.DedupeRecords = DefaultDedupeRecords
+	}
+	f := &FSM{cfg: cfg, store: cfg.Store, metrics: cfg.Metrics.shard(cfg.Shard)}
+	f.load()
+	return f
+}
+
+// load takes up the store's state, at the start and after an install.
+func (f *FSM) load() {
+	s := f.store.State()
+	f.slots, f.bound, f.floor, f.keepSince = s.Slots, s.Bound, s.DedupeFloor, s.KeepSince
+	f.store.Dedupe().RaiseFloor(s.DedupeFloor)
+	f.hintedSize = 0
+	f.hint.Store(0)
+	f.records.Store(int64(f.store.Dedupe().Len()))
+}
+
+// Apply implements raft.FSM. Raft calls ApplyBatch instead.
+func (f *FSM) Apply(log *raft.Log) any {
+	return f.ApplyBatch([]*raft.Log{log})[0]
+}
+
+// ApplyBatch implements raft.BatchingFSM. The answer to a command is a *Result.
+func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.metrics.begin()
+	answers := make([]any, len(logs))
+	results := make([]Result, len(logs))
+	for i, log := range logs {
+		f.apply(log, &results[i], &t)
+		answers[i] = &results[i]
+	}
+	f.watchRecords()
+	f.metrics.end(&t, int(f.records.Load()))
+	return answers
+}
+
+// apply applies one log record, or stops the state machine.
+func (f *FSM) apply(log *raft.Log, result *Result, t *tally) {
+	if f.failed != nil {
+		result.Err = fmt.Errorf("%w: %w", ErrStopped, f.failed)
+		return
+	}
+	if log.Index <= f.store.AppliedIndex() {
+		result.Err = ErrApplied
+		return
+	}
+	t.entries++
+	var err error
+	switch log.Type {
+	case raft.LogCommand:
+		err = f.applyCommand(log, result, t)
+	case raft.LogConfiguration:
+		f.store.SetConfiguration(log.Index, log.Term, log.Data)
+	default:
+		f.store.Begin(log.Index, log.Term).Commit(0)
+	}
+	if err == nil && f.store.AppliedIndex() != log.Index {
+		err = f.store.Err() // a commit that does not count says so nowhere else
+	}
+	if err != nil {
+		f.fail(fmt.Errorf("apply entry %d of term %d: %w", log.Index, log.Term, err))
+		*result = Result{Err: f.failed}
+	}
+}
+
+func (f *FSM) applyCommand(log *raft.Log, result *Result, t *tally) error {
+	var e logpb.Entry
+	if err := Decode(log.Data, &e); err != nil {
+		return err
+	}
+	commands, err := check(&e)
+	if err != nil {
+		return err
+	}
+	switch {
+	case e.Term != log.Term:
+		result.Void = VoidTerm
+	case e.Base <= f.store.Revision():
+		result.Void = VoidBase
+	default:
+		t.commands += commands
+		return f.applyEntry(log, &e, commands, result)
+	}
+	t.void[result.Void-1]++
+	f.store.Begin(log.Index, log.Term).Commit(0)
+	return nil
+}
+
+// fail stops the state machine: what comes later is not applied.
+func (f *FSM) fail(err error) {
+	if f.failed != nil {
+		return
+	}
+	f.failed = err
+	f.cfg.Logger.Error("state machine stops", "error", err)
+	if f.cfg.OnFailure != nil {
+		f.cfg.OnFailure(err)
+	}
+}
+
+// watchRecords keeps the number of dedupe records in sight, and works out
+// which floor would bring it back within its bound.
+func (f *FSM) watchRecords() {
+	table := f.store.Dedupe()
+	size := table.Len()
+	f.records.Store(int64(size))
+	limit := f.cfg.DedupeRecords
+	if size <= limit {
+		f.hintedSize = 0
+		f.hint.Store(0)
+		return
+	}
+	// FloorFor walks the table: not again before it has grown some more.
+	if f.hintedSize != 0 && size < f.hintedSize+limit/16 {
+		return
+	}
+	f.hintedSize = size
+	f.hint.Store(table.FloorFor(limit - limit/8))
+}
+
+// DedupeFloor returns the floor that the leader should put into its next entry
+// to keep the number of records within its bound; 0 if it is.
+func (f *FSM) DedupeFloor() uint64 { return f.hint.Load() }
+
+// DedupeRecords returns the number of records held for exactly-once.
+func (f *FSM) DedupeRecords() int { return int(f.records.Load()) }
