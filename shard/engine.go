@@ -1,0 +1,177 @@
+package shard
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/shard/transport"
+)
+
+const (
+	// maxAppendEntries is how many entries raft stores, sends or applies at
+	// once; their bytes are bounded by the proposer and the transport.
+	maxAppendEntries = 256
+	// snapshotNever: raft takes snapshots only when told to, after checkpoints.
+	snapshotNever = 24 * time.Hour
+)
+
+// engine is one life of a raft.Raft object. A replica has one after another:
+// a raft that is stuck is replaced.
+type engine struct {
+	raft    *raft.Raft
+	group   *transport.Group
+	notify  chan bool
+	drained chan struct{} // closed when nobody reads notify any more
+	stopped sync.Once
+}
+
+// startEngine runs raft over the replica's log and store.
+func (r *Replica) startEngine() (*engine, error) {
+	var running atomic.Pointer[raft.Raft] // the group needs raft, raft needs the group
+	group, err := r.cfg.transport.Group(transport.GroupConfig{
+		ID: r.id,
+		State: func() (uint64, bool) {
+			ra := running.Load()
+			if ra == nil {
+				return 0, false
+			}
+			return ra.CurrentTerm(), ra.State() == raft.Follower
+		},
+		CommitIndex: func() uint64 {
+			ra := running.Load()
+			if ra == nil {
+				return 0
+			}
+			index, err := r.log.LastCommand(ra.CommitIndex())
+			if err != nil {
+				return math.MaxUint64 // nobody is level with a log that cannot be read
+			}
+			return index
+		},
+		OnHeartbeat: r.staleness.heard,
+		Healthy:     func() bool { return !r.log.Stalled() },
+		Admit:       r.cfg.budget.Wait,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open transport group: %w", err)
+	}
+	e := &engine{group: group, notify: make(chan bool, 1), drained: make(chan struct{})}
+	log := &guardedLog{Log: r.log}
+	conf := r.raftConfig(e.notify)
+	if err := r.bootstrap(conf, log, group); err != nil {
+		group.Close()
+		return nil, err
+	}
+	log.running.Store(true)
+	e.raft, err = raft.NewRaft(conf, r.fsm, log, log, r.snapshots, group)
+	if err != nil {
+		group.Close()
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	running.Store(e.raft)
+	go func() {
+		// Raft stands still until its notices are taken.
+		defer close(e.drained)
+		for range e.notify {
+			poke(r.leadershipMoved)
+		}
+	}()
+	return e, nil
+}
+
+// stop ends raft and waits for it.
+func (e *engine) stop() {
+	e.stopped.Do(func() {
+		e.group.Close() // no late message meets a raft or a store that is going
+		_ = e.raft.Shutdown().Error()
+		close(e.notify)
+		<-e.drained
+	})
+}
+
+func (r *Replica) raftConfig(notify chan<- bool) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(r.cfg.node)
+	c.HeartbeatTimeout = r.cfg.timing.Heartbeat
+	c.ElectionTimeout = r.cfg.timing.Election
+	c.LeaderLeaseTimeout = r.cfg.timing.LeaderLease
+	c.CommitTimeout = r.cfg.timing.Commit
+	c.MaxAppendEntries = maxAppendEntries
+	c.BatchApplyCh = true
+	c.ShutdownOnRemove = false
+	c.SnapshotInterval = snapshotNever
+	c.SnapshotThreshold = math.MaxUint64
+	c.TrailingLogs = maxTrailing
+	c.NoSnapshotRestoreOnStart = true // the store holds the state itself
+	c.NoLegacyTelemetry = true
+	c.NotifyCh = notify
+	c.Logger = newRaftLogger(r.logger)
+	return c
+}
+
+// bootstrap gives a replica that has nothing yet the configuration that all
+// its peers give themselves.
+func (r *Replica) bootstrap(conf *raft.Config, log *guardedLog, group *transport.Group) error {
+	has, err := raft.HasExistingState(log, log, r.snapshots)
+	if err != nil {
+		return fmt.Errorf("look for raft state: %w", err)
+	}
+	if has {
+		return nil
+	}
+	var servers raft.Configuration
+	for _, node := range r.cfg.members {
+		servers.Servers = append(servers.Servers, raft.Server{
+			ID: raft.ServerID(node), Address: raft.ServerAddress(node),
+		})
+	}
+	if err := raft.BootstrapCluster(conf, log, log, r.snapshots, group, servers); err != nil {
+		return fmt.Errorf("bootstrap raft: %w", err)
+	}
+	return nil
+}
+
+// voters returns the ids of the group's voters.
+func (e *engine) voters() []string {
+	servers := e.raft.GetConfiguration().Configuration().Servers
+	voters := make([]string, 0, len(servers))
+	for _, s := range servers {
+		if s.Suffrage == raft.Voter {
+			voters = append(voters, string(s.ID))
+		}
+	}
+	return voters
+}
+
+// leads tells whether raft leads in term, now.
+func (e *engine) leads(term uint64) bool {
+	return e.raft.State() == raft.Leader && e.raft.CurrentTerm() == term
+}
+
+// await waits for a future of raft, but not beyond ctx: raft leaves futures
+// unanswered when it stops at the wrong moment. The goroutine ends with the
+// future, so only such a stop can leave one behind.
+func await(ctx context.Context, f interface{ Error() error }) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// poke wakes the one who waits on c, of capacity 1, now or when he next looks.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

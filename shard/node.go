@@ -1,0 +1,293 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/shard/hlc"
+	"github.com/kvd-io/kvd/shard/raftlog"
+	"github.com/kvd-io/kvd/shard/transport"
+	"github.com/kvd-io/kvd/store"
+)
+
+// handOverTimeout bounds the hand-over of one shard at Close.
+const handOverTimeout = 2 * time.Second
+
+// Node is a kvd node without its API: the replicas placed on it and what they
+// share. Its methods are safe for concurrent use.
+type Node struct {
+	cfg       Config
+	logger    *slog.Logger
+	dir       *directory
+	book      *addressBook
+	maps      *mapView
+	clock     *hlc.Clock
+	logs      *raftlog.Factory
+	transport *transport.Transport
+	replicas  map[uint32]*Replica // never changes after Open
+	collector *collector
+
+	stop       context.CancelFunc
+	background sync.WaitGroup
+
+	failure  failure
+	closed   sync.Once
+	closeErr error
+}
+
+// Open starts a node: it takes hold of the data directory, opens its replicas
+// and joins their groups. It does not wait for leaders; see Ready. ctx bounds
+// the opening only.
+func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
+	defer func() {
+		if err != nil && cfg.Listener != nil {
+			cfg.Listener.Close()
+		}
+	}()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	n := &Node{
+		cfg:      cfg,
+		logger:   cfg.Logger.With("node", cfg.Node),
+		replicas: map[uint32]*Replica{},
+		failure:  failure{done: make(chan struct{})},
+		stop:     func() {},
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.release(context.Background(), false))
+		}
+	}()
+	if n.dir, err = openDirectory(cfg); err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	n.book = newAddressBook(cfg.InitialCluster)
+	n.maps = newMapView(newMap(n.dir.id.Plan.clusterMap(cfg.InitialCluster)))
+	if err := n.start(ctx); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// start opens the parts, each after those that it stands on.
+func (n *Node) start(ctx context.Context) (err error) {
+	m := newMetrics(n.cfg.Registry)
+	n.clock = hlc.New(hlc.Config{
+		Wall: n.cfg.WallClock, Nodes: len(n.dir.id.Plan.Members), Logger: n.logger, Metrics: m.clock,
+	})
+	n.logs, err = raftlog.OpenFactory(raftlog.Config{Dir: n.cfg.Dir, FS: n.cfg.FS, Logger: n.logger, Metrics: m.log})
+	if err != nil {
+		return fmt.Errorf("open logs: %w", err)
+	}
+	keeper := &metaKeeper{dir: n.dir, maps: n.maps, book: n.book, logger: n.logger, fail: n.fail}
+	balance := &balancer{node: n.cfg.Node, replicas: n.replicas, maps: n.maps, alive: n.alive, logger: n.logger}
+	register := &registrar{self: n.self(), keeper: keeper, peerAddrs: n.cfg.InitialCluster, logger: n.logger}
+	opened := make(chan struct{}) // nobody is served before all is open
+	n.transport, err = transport.Open(transport.Config{
+		Node:        n.cfg.Node,
+		Incarnation: n.dir.id.Incarnation,
+		ClusterID:   n.dir.cluster,
+		Listener:    n.cfg.Listener,
+		Dial:        n.cfg.Dial,
+		Resolve:     n.book.resolve,
+		Verify:      n.verify,
+		Clock:       n.clock,
+		Handlers: map[uint8]transport.Handler{
+			methodRegister: after(opened, register.serve),
+			methodProgress: after(opened, balance.serve),
+		},
+		Logger:  n.logger,
+		Metrics: m.transport,
+	})
+	if err != nil {
+		return fmt.Errorf("open transport: %w", err)
+	}
+	budget := store.NewBudget(store.BudgetConfig{MemtableBytes: n.cfg.MemtableBytes, NodeBytes: n.cfg.UncheckpointedBytes})
+	if err := n.openReplicas(ctx, budget, m); err != nil {
+		return err
+	}
+	keeper.replica = n.replicas[MetaShard]
+	balance.transport, register.transport = n.transport, n.transport
+	close(opened)
+
+	running, cancel := context.WithCancel(context.Background())
+	n.stop = cancel
+	for _, run := range []func(context.Context){keeper.follow, register.run, balance.run, n.watchFailure} {
+		n.background.Go(func() { run(running) })
+	}
+	n.collector = newCollector(n)
+	if err := n.cfg.Registry.Register(n.collector); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	return nil
+}
+
+// openReplicas opens the meta shard's replica and those that the map places on
+// this node.
+func (n *Node) openReplicas(ctx context.Context, budget *store.Budget, m *metrics) error {
+	layout, _ := n.maps.get()
+	shards := []uint32{MetaShard}
+	for _, s := range layout.Shards {
+		shards = append(shards, s.Id)
+	}
+	for _, id := range shards {
+		members := layout.Replicas(id)
+		if !slices.Contains(members, n.cfg.Node) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("open shard %d: %w", id, err)
+		}
+		r, err := openReplica(replicaConfig{
+			shard: id, node: n.cfg.Node, members: members,
+			dir: n.cfg.Dir, fs: n.cfg.FS, logs: n.logs, budget: budget,
+			transport: n.transport, clock: n.clock, maps: n.maps,
+			timing: n.cfg.Timing, retention: n.cfg.Retention,
+			logger: n.logger, metrics: m, onFailure: n.fail,
+		})
+		if err != nil {
+			return err
+		}
+		n.replicas[id] = r
+	}
+	return nil
+}
+
+// after delays a handler until ready is closed.
+func after(ready <-chan struct{}, h transport.Handler) transport.Handler {
+	return func(ctx context.Context, from string, req []byte) ([]byte, error) {
+		select {
+		case <-ready:
+			return h(ctx, from, req)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// self is what the cluster map should say about this node.
+func (n *Node) self() *kvdpb.Node {
+	return &kvdpb.Node{
+		Id:          n.cfg.Node,
+		ClientAddr:  n.cfg.AdvertiseClient,
+		PeerAddr:    n.cfg.AdvertisePeer,
+		HttpAddr:    n.cfg.AdvertiseHTTP,
+		Incarnation: n.dir.id.Incarnation,
+		Version:     n.cfg.Version,
+	}
+}
+
+// verify decides whether the other side of a new connection is who it says.
+func (n *Node) verify(p transport.Peer) error {
+	if ours := n.dir.cluster(); ours != "" && p.ClusterID != "" && p.ClusterID != ours {
+		return fmt.Errorf("%w: node %s belongs to cluster %s, not %s", ErrForeignPeer, p.Node, p.ClusterID, ours)
+	}
+	m := n.Map()
+	if m.NodeByID(p.Node) == nil {
+		return fmt.Errorf("%w: node %s is not a member of the cluster", ErrForeignPeer, p.Node)
+	}
+	return checkIncarnation(m.ClusterMap, p.Node, p.Incarnation)
+}
+
+// Close hands leadership over, stops the replicas, writes checkpoints so that
+// the next start is quick, and closes everything. ctx bounds the hand-over and
+// the checkpoints; what they leave undone is in the logs.
+func (n *Node) Close(ctx context.Context) error {
+	n.closed.Do(func() {
+		n.stop()
+		n.background.Wait()
+		healthy := n.Err() == nil
+		if healthy {
+			n.handOver(ctx)
+		}
+		n.closeErr = n.release(ctx, healthy)
+	})
+	return n.closeErr
+}
+
+// handOver gives away what is led here, all shards at once.
+func (n *Node) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, r := range n.replicas {
+		all.Go(func() {
+			if err := r.handOver(ctx); err != nil {
+				n.logger.Info("leadership was not handed over", "shard", r.id, "reason", err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// release closes what is open, in the reverse order of start.
+func (n *Node) release(ctx context.Context, checkpoint bool) error {
+	n.stop()
+	n.background.Wait()
+	if n.collector != nil {
+		n.cfg.Registry.Unregister(n.collector)
+	}
+	errs := make(chan error, len(n.replicas)) // all at once: each waits for its raft
+	for _, r := range n.replicas {
+		go func() { errs <- r.close(ctx, checkpoint) }()
+	}
+	var err error
+	for range n.replicas {
+		err = errors.Join(err, <-errs)
+	}
+	if n.transport != nil {
+		err = errors.Join(err, n.transport.Close())
+	}
+	if n.logs != nil {
+		err = errors.Join(err, n.logs.Close())
+	}
+	if n.dir != nil {
+		err = errors.Join(err, n.dir.close())
+	}
+	return err
+}
+
+// Map returns the newest cluster map known here. Before the first is known
+// (epoch 0) it is the one planned at the node's first start.
+func (n *Node) Map() *Map {
+	m, _ := n.maps.get()
+	return m
+}
+
+// Clock returns the node's clock.
+func (n *Node) Clock() *hlc.Clock { return n.clock }
+
+// Replica returns this node's replica of a shard.
+func (n *Node) Replica(shard uint32) (*Replica, bool) {
+	r, ok := n.replicas[shard]
+	return r, ok
+}
+
+// Replicas returns this node's replicas by shard id.
+func (n *Node) Replicas() []*Replica {
+	all := make([]*Replica, 0, len(n.replicas))
+	for _, id := range slices.Sorted(maps.Keys(n.replicas)) {
+		all = append(all, n.replicas[id])
+	}
+	return all
+}
+
+// ReplicaOf returns this node's replica of the shard that the map gives the key
+// to; *WrongNodeError if there is none.
+func (n *Node) ReplicaOf(key []byte) (*Replica, error) {
+	m := n.Map()
+	shard := m.Owner(key)
+	if r, ok := n.replicas[shard]; ok {
+		return r, nil
+	}
+	return nil, &WrongNodeError{Shard: shard, Replicas: m.Replicas(shard)}
+}

@@ -1,0 +1,234 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/fsm"
+	"github.com/kvd-io/kvd/proto/logpb"
+)
+
+const (
+	// maxEntryBytes bounds an entry, unless a single group is larger.
+	maxEntryBytes = 256 << 10
+	// maxQueueGroups and maxQueueBytes bound what waits for a shard's proposer.
+	maxQueueGroups = 16 << 10
+	maxQueueBytes  = 16 << 20
+	// maxInFlight is how many entries may be on their way through raft. While
+	// they are, the next one gathers; so few, large entries.
+	maxInFlight = 4
+	// refusedPause is how long the proposer rests when raft takes nothing
+	// because leadership is being transferred.
+	refusedPause = 5 * time.Millisecond
+)
+
+// proposer turns the groups that wait into log entries: all that is waiting
+// into one. Two goroutines: run proposes, collect hands out the results.
+type proposer struct {
+	r     *Replica
+	queue *queue
+	// flights carries entries in the order in which they were proposed, which
+	// is the order in which raft answers.
+	flights chan flight
+	slots   chan struct{} // tokens of entries in flight
+	refused chan struct{} // poked when raft took an entry for nothing
+
+	refusals refusals // of collect alone
+
+	// Of run alone:
+	last        uint64 // highest revision assigned
+	dedupe      horizon
+	history     horizon
+	dedupeFloor uint64 // as last proposed
+	keepSince   uint64
+	beforeApply func() // tests stop here
+}
+
+// flight is an entry on its way through raft.
+type flight struct {
+	batch  []*pending
+	future raft.ApplyFuture
+	start  time.Time
+}
+
+func newProposer(r *Replica) *proposer {
+	return &proposer{
+		r:       r,
+		queue:   newQueue(maxQueueGroups, maxQueueBytes),
+		flights: make(chan flight, maxInFlight),
+		slots:   make(chan struct{}, maxInFlight),
+		refused: make(chan struct{}, 1),
+		dedupe:  horizon{window: r.cfg.retention.Dedupe},
+		history: horizon{window: r.cfg.retention.History},
+	}
+}
+
+// propose queues g and waits for its outcomes.
+func (p *proposer) propose(ctx context.Context, g *logpb.Group) ([]fsm.Outcome, error) {
+	if len(g.Commands) == 0 {
+		return nil, ErrEmptyGroup
+	}
+	if !p.r.leading() {
+		return nil, p.r.notLeader()
+	}
+	w := newPending(g)
+	if err := p.queue.push(w); err != nil {
+		return nil, err
+	}
+	return w.wait(ctx, p.r.dead)
+}
+
+// run proposes until ctx ends; then it answers what waits with the reason.
+func (p *proposer) run(ctx context.Context) {
+	defer close(p.flights)
+	for {
+		select {
+		case <-ctx.Done():
+			p.queue.close(p.r.notLeader())
+			return
+		case <-p.queue.wake:
+		}
+		for p.step(ctx) {
+		}
+	}
+}
+
+// step proposes one entry; false: there is nothing to do until woken.
+func (p *proposer) step(ctx context.Context) bool {
+	if n, _ := p.queue.depth(); n == 0 || ctx.Err() != nil {
+		return false
+	}
+	g, _ := p.r.throne.get()
+	if g == nil {
+		if !p.r.leading() {
+			p.queue.flush(p.r.notLeader())
+		}
+		return false // woken when the reign begins or leadership is lost
+	}
+	if !g.engine.leads(g.term) {
+		return false // woken when the reign has ended
+	}
+	if p.r.cfg.budget.Wait(ctx) != nil {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case p.slots <- struct{}{}:
+	}
+	select {
+	case <-p.refused: // raft would refuse again at once
+		select {
+		case <-ctx.Done():
+		case <-time.After(refusedPause):
+		}
+	default:
+	}
+	batch := p.queue.take(maxEntryBytes)
+	if len(batch) == 0 {
+		<-p.slots
+		return true
+	}
+	p.enter(g, batch)
+	return true
+}
+
+// enter gives the batch its revisions and hands it to raft.
+func (p *proposer) enter(g *reign, batch []*pending) {
+	start := time.Now()
+	entry := logpb.Entry{Term: g.term, Groups: make([]*logpb.Group, len(batch))}
+	commands := 0
+	for i, w := range batch {
+		entry.Groups[i] = w.group
+		commands += len(w.group.Commands)
+	}
+	p.last = max(p.last, g.floor, p.r.store.Revision())
+	entry.Base = max(p.last+1, p.r.cfg.clock.Now())
+	p.last = entry.Base + uint64(commands) - 1
+	p.r.cfg.clock.Issued(p.last)
+	p.setHorizons(&entry, start)
+
+	data, err := fsm.Encode(&entry)
+	if err != nil {
+		<-p.slots
+		for _, w := range batch {
+			w.answer(nil, fmt.Errorf("propose: %w", err))
+		}
+		return
+	}
+	if p.beforeApply != nil {
+		p.beforeApply()
+	}
+	p.r.metrics.entryCommands.Observe(float64(commands))
+	p.r.metrics.entryBytes.Observe(float64(len(data)))
+	// Raft knows nothing of our term: if leadership was lost and regained since
+	// g was read, this lands in a later term, where the entry is void.
+	future := g.engine.raft.Apply(data, p.r.cfg.timing.Election)
+	p.flights <- flight{batch: batch, future: future, start: start}
+}
+
+// setHorizons lets floors that have moved ride on a passing entry, so that an
+// idle shard writes nothing.
+func (p *proposer) setHorizons(entry *logpb.Entry, now time.Time) {
+	p.dedupe.note(now, p.last)
+	p.history.note(now, p.last)
+	if floor := max(p.dedupe.before(now), p.r.fsm.DedupeFloor()); floor > p.dedupeFloor {
+		entry.DedupeFloor, p.dedupeFloor = floor, floor
+	}
+	if since := p.history.before(now); since > p.keepSince {
+		entry.KeepSince, p.keepSince = since, since
+	}
+}
+
+// collect answers the entries' callers until run has ended and all are
+// answered.
+func (p *proposer) collect() {
+	for f := range p.flights {
+		p.settle(f)
+		<-p.slots
+	}
+}
+
+func (p *proposer) settle(f flight) {
+	err := f.future.Error()
+	switch {
+	case err == nil:
+		result := f.future.Response().(*fsm.Result)
+		if result.Err != nil {
+			p.answerAll(f.batch, fmt.Errorf("propose: %w: %w", ErrOutcomeUnknown, result.Err))
+			return
+		}
+		if result.Void != fsm.NotVoid {
+			// By the same rule on every replica the entry did nothing.
+			p.r.metrics.voidEntries.Inc()
+			p.queue.putBack(f.batch)
+			return
+		}
+		p.r.metrics.proposalSeconds.Observe(time.Since(f.start).Seconds())
+		for i, w := range f.batch {
+			w.answer(result.Groups[i], nil)
+		}
+	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		if p.refusals.note(time.Now(), p.r.cfg.timing) {
+			poke(p.r.stuck)
+		}
+		poke(p.refused)
+		p.queue.putBack(f.batch)
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrEnqueueTimeout):
+		// These, too, are answered before anything is appended.
+		p.queue.putBack(f.batch)
+	default:
+		// The entry may be in a log, and may be committed yet.
+		p.answerAll(f.batch, fmt.Errorf("propose: %w: %w", ErrOutcomeUnknown, err))
+	}
+}
+
+func (p *proposer) answerAll(batch []*pending, err error) {
+	for _, w := range batch {
+		w.answer(nil, err)
+	}
+}

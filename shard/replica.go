@@ -1,0 +1,309 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/fsm"
+	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/shard/hlc"
+	"github.com/kvd-io/kvd/shard/raftlog"
+	"github.com/kvd-io/kvd/shard/transport"
+	"github.com/kvd-io/kvd/store"
+	"github.com/kvd-io/kvd/store/vfs"
+)
+
+// drainTimeout bounds the wait for entries in flight when a replica closes.
+// Raft answers them within a leader lease; only a stuck disk takes longer.
+const drainTimeout = 5 * time.Second
+
+// replicaConfig is what a replica needs of its node.
+type replicaConfig struct {
+	shard     uint32
+	node      string
+	members   []string // of the group, at its creation
+	dir       string
+	fs        vfs.FS
+	logs      *raftlog.Factory
+	budget    *store.Budget
+	transport *transport.Transport
+	clock     *hlc.Clock
+	maps      *mapView
+	timing    Timing
+	retention Retention
+	logger    *slog.Logger
+	metrics   *metrics
+	onFailure func(error)
+}
+
+// Replica is one shard's copy on this node: a member of the shard's Raft group.
+// Its methods are safe for concurrent use.
+type Replica struct {
+	id      uint32
+	cfg     replicaConfig
+	logger  *slog.Logger
+	metrics *shardMetrics
+
+	log       *raftlog.Log
+	store     *store.Store
+	fsm       *fsm.FSM
+	snapshots *fsm.SnapshotStore
+
+	engine    atomic.Pointer[engine]
+	throne    *throne
+	proposer  *proposer
+	reader    *reader
+	staleness *staleness
+
+	leadershipMoved chan struct{} // poked by raft
+	checkpointed    chan struct{} // poked by the store
+	stuck           chan struct{} // poked by the proposer
+
+	retired    atomic.Pointer[error] // set when closing or failed: ErrStopping or ErrFailed
+	governed   chan struct{}         // closed when govern has returned
+	dead       chan struct{}         // closed when no caller should wait any longer
+	stop       context.CancelFunc
+	background sync.WaitGroup
+}
+
+// openReplica opens the shard's files and joins its group.
+func openReplica(cfg replicaConfig) (_ *Replica, err error) {
+	r := &Replica{
+		id:              cfg.shard,
+		cfg:             cfg,
+		logger:          cfg.logger.With("shard", cfg.shard),
+		metrics:         cfg.metrics.shard(cfg.shard),
+		throne:          newThrone(),
+		leadershipMoved: make(chan struct{}, 1),
+		checkpointed:    make(chan struct{}, 1),
+		stuck:           make(chan struct{}, 1),
+		governed:        make(chan struct{}),
+		dead:            make(chan struct{}),
+	}
+	r.cfg.onFailure = func(err error) { cfg.onFailure(fmt.Errorf("shard %d: %w", cfg.shard, err)) }
+	if err := r.openFiles(); err != nil {
+		return nil, err
+	}
+	r.staleness = &staleness{store: r.store}
+	r.proposer = newProposer(r)
+	r.reader = newReader(r)
+	e, err := r.startEngine()
+	if err != nil {
+		return nil, errors.Join(err, r.closeFiles())
+	}
+	r.engine.Store(e)
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop = cancel
+	for _, run := range []func(context.Context){r.govern, r.proposer.run, r.reader.run, r.trim} {
+		r.background.Go(func() { run(ctx) })
+	}
+	r.background.Go(r.proposer.collect)
+	return r, nil
+}
+
+func (r *Replica) openFiles() (err error) {
+	dir := filepath.Join(r.cfg.dir, fmt.Sprintf("shard-%d", r.id))
+	if err := r.cfg.fs.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make directory of shard %d: %w", r.id, err)
+	}
+	r.store, err = store.Open(store.Config{
+		Path:         filepath.Join(dir, "data.db"),
+		FS:           r.cfg.fs,
+		Budget:       r.cfg.budget,
+		Logger:       r.cfg.logger,
+		Metrics:      r.cfg.metrics.store,
+		Shard:        r.id,
+		OnCheckpoint: func(uint64) { poke(r.checkpointed) },
+		OnFailure:    r.cfg.onFailure,
+	})
+	if err != nil {
+		return fmt.Errorf("open store of shard %d: %w", r.id, err)
+	}
+	r.log, err = r.cfg.logs.Open(r.id, r.cfg.onFailure)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open log of shard %d: %w", r.id, err), r.store.Close())
+	}
+	if meta := r.store.CheckpointMeta(); meta.Index != 0 {
+		if err := r.alignLog(meta.Index, meta.Term); err != nil {
+			return errors.Join(fmt.Errorf("align log of shard %d: %w", r.id, err), r.log.Close(), r.store.Close())
+		}
+	}
+	r.fsm = fsm.New(fsm.Config{
+		Shard:         r.id,
+		Store:         r.store,
+		Logger:        r.cfg.logger,
+		OnFailure:     r.cfg.onFailure,
+		OnRestore:     r.alignLog,
+		DedupeRecords: r.cfg.retention.DedupeRecords,
+		Metrics:       r.cfg.metrics.fsm,
+	})
+	r.snapshots = fsm.NewSnapshotStore(r.store, r.logger)
+	r.cfg.clock.Issued(r.store.Revision())
+	return nil
+}
+
+// alignLog makes the log agree with the state, which is that after the entry
+// (index, term): after an install, the log may end before the state or hold
+// entries that were never committed. They must go, or this replica could later
+// send them to others as a leader. What lies above index stays: raft compares
+// it with the leader's entries, and removes it if it differs.
+func (r *Replica) alignLog(index, term uint64) error {
+	defer r.log.SetSnapshot(index, term)
+	first, err := r.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := r.log.LastIndex()
+	if err != nil {
+		return err
+	}
+	if first == 0 || first > index {
+		return nil
+	}
+	if last >= index {
+		var entry raft.Log
+		if err := r.log.GetLog(index, &entry); err != nil {
+			return err
+		}
+		if entry.Term == term {
+			return nil // by the log matching property all before agrees, too
+		}
+	}
+	r.logger.Warn("log does not agree with the state and is cut", "first", first, "last", last, "applied", index)
+	return r.log.DeleteRange(first, min(last, index))
+}
+
+func (r *Replica) closeFiles() error {
+	return errors.Join(r.snapshots.Close(), r.log.Close(), r.store.Close())
+}
+
+// ID returns the shard's id.
+func (r *Replica) ID() uint32 { return r.id }
+
+// Store returns the replica's state. It is read only for all but the state
+// machine.
+func (r *Replica) Store() *store.Store { return r.store }
+
+// Propose executes the group's commands, together and in order, as one part of
+// a log entry; the shard must be led here. There is an outcome for each command.
+//
+// Of errors, ErrOutcomeUnknown says that the commands may have been executed,
+// or may be yet; after all others (*NotLeaderError, ErrOverloaded, ErrStopping,
+// the context's cause) nothing was done and never will be. The group must not
+// be modified any more, even after the return.
+func (r *Replica) Propose(ctx context.Context, g *logpb.Group) ([]fsm.Outcome, error) {
+	return r.proposer.propose(ctx, g)
+}
+
+// Linearize returns nil when reads of Store from now on see every write that
+// was acknowledged, by anyone, before the call. The caller then still has to
+// check that the shard owns the slot. Errors: *NotLeaderError, ErrNoQuorum,
+// ErrStopping, the context's cause.
+func (r *Replica) Linearize(ctx context.Context) error { return r.reader.linearize(ctx) }
+
+// Staleness returns an upper bound on how far the state here may lie back; ok
+// is false while none is known. On a leader it is the time since leadership was
+// last proved.
+func (r *Replica) Staleness() (age time.Duration, ok bool) {
+	if r.leading() {
+		return r.reader.age()
+	}
+	return r.staleness.since()
+}
+
+// Leader returns the leader and the term as known here; node is empty if there
+// is none.
+func (r *Replica) Leader() (node string, term uint64) {
+	ra := r.engine.Load().raft
+	_, id := ra.LeaderWithID()
+	return string(id), ra.CurrentTerm()
+}
+
+// IsLeader tells whether this replica leads and is ready to serve.
+func (r *Replica) IsLeader() bool {
+	g, _ := r.throne.get()
+	return g != nil && g.engine.leads(g.term)
+}
+
+// leading tells whether raft takes this replica for the leader; it may not be
+// ready yet.
+func (r *Replica) leading() bool { return r.engine.Load().raft.State() == raft.Leader }
+
+// notLeader returns why this replica does not serve as the leader.
+func (r *Replica) notLeader() error {
+	if why := r.retired.Load(); why != nil {
+		return *why
+	}
+	leader, _ := r.Leader()
+	if leader == r.cfg.node {
+		leader = "" // was, a moment ago
+	}
+	return &NotLeaderError{Shard: r.id, Leader: leader}
+}
+
+// awaitReign waits until this replica is ready to lead; it gives up when it
+// does not lead at all.
+func (r *Replica) awaitReign(ctx context.Context) (*reign, error) {
+	for {
+		g, changed := r.throne.get()
+		if g != nil && g.engine.leads(g.term) {
+			return g, nil
+		}
+		if !r.leading() {
+			return nil, r.notLeader()
+		}
+		select {
+		case <-changed:
+		case <-time.After(r.cfg.timing.Heartbeat / 10): // leadership can end without a reign
+		case <-ctx.Done():
+			return nil, fmt.Errorf("shard %d: leader is not ready: %w", r.id, context.Cause(ctx))
+		}
+	}
+}
+
+// retire makes the replica serve nothing any more, for the reason given.
+func (r *Replica) retire(why error) {
+	r.retired.CompareAndSwap(nil, &why)
+	r.stop()
+}
+
+// fail retires the replica and takes it out of its group.
+func (r *Replica) fail(why error) {
+	r.retire(why)
+	<-r.governed // nobody starts another engine
+	r.engine.Load().stop()
+}
+
+// close stops the replica and waits for it. What callers still wait for is
+// answered.
+func (r *Replica) close(ctx context.Context, checkpoint bool) error {
+	r.retire(ErrStopping)
+	// Raft goes on meanwhile, so that it answers what is in flight.
+	drained := make(chan struct{})
+	go func() {
+		r.background.Wait()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+	case <-time.After(drainTimeout):
+		r.logger.Warn("entries in flight were left unanswered")
+	}
+	close(r.dead)
+	r.engine.Load().stop()
+	var err error
+	if checkpoint {
+		if err = r.store.Checkpoint(ctx); err != nil {
+			err = fmt.Errorf("checkpoint shard %d: %w", r.id, err)
+		}
+	}
+	return errors.Join(err, r.closeFiles())
+}

@@ -1,0 +1,66 @@
+package shard
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// handOver gives leadership away, if there is anyone to take it.
+func (r *Replica) handOver(ctx context.Context) error {
+	if !r.leading() || len(r.engine.Load().voters()) < 2 {
+		return nil
+	}
+	return r.transfer(ctx, "")
+}
+
+// transfer hands leadership to node, or to the peer that is furthest if node
+// is empty. Raft takes no writes meanwhile.
+func (r *Replica) transfer(ctx context.Context, node string) error {
+	ra := r.engine.Load().raft
+	var future raft.LeadershipTransferFuture
+	if node == "" {
+		future = ra.LeadershipTransfer()
+	} else {
+		future = ra.LeadershipTransferToServer(raft.ServerID(node), raft.ServerAddress(node))
+	}
+	if err := await(ctx, future); err != nil {
+		return fmt.Errorf("transfer leadership of shard %d: %w", r.id, err)
+	}
+	return nil
+}
+
+// refusals watches raft refusing entries because of a leadership transfer. A
+// transfer that is interrupted can leave raft refusing for ever, also as a
+// later leader (hashicorp/raft issue 696).
+type refusals struct {
+	since, last time.Time
+}
+
+// note counts a refusal; true: they go on for longer than any transfer takes.
+func (f *refusals) note(now time.Time, timing Timing) bool {
+	if now.Sub(f.last) > timing.Election {
+		f.since = now
+	}
+	f.last = now
+	if now.Sub(f.since) <= 2*timing.Election+accedeRetry {
+		return false
+	}
+	f.since = now
+	return true
+}
+
+// replaceEngine recreates a raft object that is stuck.
+func (r *Replica) replaceEngine() {
+	r.logger.Warn("raft is stuck in a leadership transfer and is started afresh")
+	r.throne.set(nil)
+	r.engine.Load().stop()
+	e, err := r.startEngine()
+	if err != nil {
+		r.cfg.onFailure(fmt.Errorf("restart raft: %w", err))
+		return
+	}
+	r.engine.Store(e)
+}
