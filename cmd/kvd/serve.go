@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kvd-io/kvd/server"
+)
+
+// closeTimeout bounds a graceful stop: drained calls, leadership handed over,
+// a checkpoint written.
+const closeTimeout = 30 * time.Second
+
+func newLogger(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// serve runs the nodes until a signal asks to stop or one of them fails. A
+// second signal ends the process at once. running is called when all have
+// started.
+func serve(ctx context.Context, configs []server.Config, running func()) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	// Once the first signal has come, the next one has its default effect.
+	context.AfterFunc(ctx, stop)
+
+	nodes, err := openAll(ctx, configs)
+	if err != nil {
+		return errors.Join(err, closeAll(nodes))
+	}
+	if running != nil {
+		running()
+	}
+	err = wait(ctx, nodes)
+	return errors.Join(err, closeAll(nodes))
+}
+
+// openAll opens the nodes side by side, since each may wait for the others. It
+// returns those that opened even when others did not.
+func openAll(ctx context.Context, configs []server.Config) ([]*server.Node, error) {
+	opened := make([]*server.Node, len(configs))
+	errs := make([]error, len(configs))
+	var wg sync.WaitGroup
+	for i, c := range configs {
+		wg.Go(func() { opened[i], errs[i] = server.Open(ctx, c) })
+	}
+	wg.Wait()
+	nodes := opened[:0]
+	for _, n := range opened {
+		if n != nil {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes, errors.Join(errs...)
+}
+
+// wait returns nil when ctx ends, or the error of the first node that failed.
+func wait(ctx context.Context, nodes []*server.Node) error {
+	failed := make(chan *server.Node, len(nodes))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, n := range nodes {
+		wg.Go(func() {
+			select {
+			case <-n.Done():
+				failed <- n
+			case <-ctx.Done():
+			}
+		})
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case n := <-failed:
+		return fmt.Errorf("node %s stopped: %w", n.Name(), n.Err())
+	}
+}
+
+// closeAll closes the nodes side by side: each hands its shards to another.
+func closeAll(nodes []*server.Node) error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Go(func() { errs[i] = n.Close(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

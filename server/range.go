@@ -1,0 +1,121 @@
+package server
+
+import (
+	"context"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/store"
+)
+
+// Range implements kvdpb.KVServer. It holds one page in memory at a time; a
+// client that reads slowly slows it down through the stream's flow control.
+func (s *kvService) Range(req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServer) error {
+	r, err := s.rangeOver(req, stream)
+	if err != nil {
+		return s.fail(err, r)
+	}
+	return nil
+}
+
+func (s *kvService) rangeOver(req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServer) (*shard.Replica, error) {
+	if err := checkEnds(req.Start, req.End); err != nil {
+		return nil, err
+	}
+	r, err := s.route(req.Header, nil)
+	if err != nil {
+		return nil, err
+	}
+	ctx := stream.Context()
+	if err := s.rangeToken(ctx); err != nil {
+		return r, err
+	}
+	defer func() { s.ranges <- struct{}{} }()
+
+	if req.Revision != 0 {
+		if err := s.node.Clock().Observe(req.Revision); err != nil {
+			return r, err
+		}
+	}
+	firstCtx, cancel := bounded(ctx)
+	age, err := s.prepare(firstCtx, r, req.Stale)
+	cancel()
+	if err != nil {
+		return r, err
+	}
+	return r, s.sendPages(ctx, r, req, stream, s.staleHeader(r.ID(), age))
+}
+
+// rangeToken waits for its turn: each range that runs holds a page and a read
+// of the data file.
+func (s *kvService) rangeToken(ctx context.Context) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	select {
+	case <-s.ranges:
+		return nil
+	case <-ctx.Done():
+		return overloaded("%d ranges are running on this node: try again", maxRanges)
+	}
+}
+
+func (s *kvService) sendPages(ctx context.Context, r *shard.Replica, req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServer, h *kvdpb.ResponseHeader) error {
+	var (
+		opts = store.RangeOptions{
+			Start: req.Start, End: req.End, At: req.Revision, MaxBytes: rangePageBytes,
+			Reverse: req.Reverse, KeysOnly: req.KeysOnly, CountOnly: req.CountOnly,
+		}
+		sent  uint64
+		count uint64
+	)
+	if len(opts.End) == 0 {
+		opts.End = nil
+	}
+	for {
+		if req.Limit > 0 {
+			opts.Limit = int(min(req.Limit-sent-count, 1<<30))
+		}
+		page, err := r.Store().Range(ctx, opts)
+		if err != nil {
+			return err
+		}
+		resp := &kvdpb.RangeResponse{Header: h, Revision: page.Revision, Kvs: keyValues(page.Versions)}
+		sent += uint64(len(page.Versions))
+		if req.CountOnly {
+			count += uint64(page.Count)
+		}
+		full := req.Limit > 0 && sent+count >= req.Limit
+		if !page.More || full {
+			resp.More, resp.Count = page.More, count
+			return stream.Send(resp)
+		}
+		if len(resp.Kvs) > 0 {
+			if err := stream.Send(resp); err != nil {
+				return err
+			}
+		}
+		// The other pages are of the same instant as the first.
+		opts.At = page.Revision
+		if req.Reverse {
+			opts.End = page.Next
+		} else {
+			opts.Start = page.Next
+		}
+	}
+}
+
+// keyValues converts a page in few allocations.
+func keyValues(versions []store.Version) []*kvdpb.KeyValue {
+	if len(versions) == 0 {
+		return nil
+	}
+	slab := make([]kvdpb.KeyValue, len(versions))
+	kvs := make([]*kvdpb.KeyValue, len(versions))
+	for i := range versions {
+		v, kv := &versions[i], &slab[i]
+		kv.Key, kv.Value, kv.Lease = v.Key, v.Value, v.Lease
+		kv.CreateRevision, kv.ModRevision, kv.Version = v.CreateRevision, v.ModRevision, v.Version
+		kvs[i] = kv
+	}
+	return kvs
+}
