@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"math"
@@ -106,12 +107,20 @@ func (b *Batch) fromFile(key []byte, copyValue bool) (rec record, ok bool, err e
 func (b *Batch) fileReader() (*fileReader, error) {
 	s := b.store
 	if s.reader == nil {
-		r, err := b.view.file.acquire()
+		f := b.view.file
+		r, err := f.acquire()
+		if errors.Is(err, errRetired) {
+			// Rewritten since the batch began. The new file has the same in it,
+			// and while a batch is open it is not replaced twice: a rewrite
+			// follows a checkpoint, and that waits for the batch.
+			f = s.view.Load().file
+			r, err = f.acquire()
+		}
 		if err != nil {
 			return nil, err
 		}
 		s.mu.Lock()
-		s.reader, s.readerOf = r, b.view.file
+		s.reader, s.readerOf = r, f
 		s.mu.Unlock()
 	}
 	return s.reader, nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
 )
@@ -43,14 +44,18 @@ func (s *Store) Check(ctx context.Context) (CheckResult, error) {
 	}
 	defer f.leave()
 	c := &checker{ctx: ctx}
-	if found, err := s.leftovers(); err != nil {
+	found, err := s.leftovers()
+	if err != nil {
 		return CheckResult{}, fmt.Errorf("check: %w", err)
-	} else if s.installs.Load() == 0 {
-		for _, name := range found {
+	}
+	s.mu.Lock()
+	for _, name := range found {
+		if !slices.Contains(s.pending, name) {
 			c.fault("unfinished file %s", name)
 		}
 	}
-	err := guard(func() error {
+	s.mu.Unlock()
+	err = guard(func() error {
 		tx, err := f.db.Begin(false)
 		if err != nil {
 			return err

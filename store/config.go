@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -27,6 +28,9 @@ const (
 
 	// defaultRewriteMinBytes: below it a file is not worth shrinking.
 	defaultRewriteMinBytes = 64 << 20
+
+	// defaultRewriteFreePercent: a rewrite writes as much as it frees, or less.
+	defaultRewriteFreePercent = 50
 )
 
 // Config says where a store lives and whom it tells. Path is required.
@@ -53,6 +57,9 @@ type Config struct {
 	MmapBytes int64
 	// RewriteMinBytes is the size below which a file is not shrunk; 0: 64 MiB.
 	RewriteMinBytes int64
+	// RewriteFreePercent is how much of the file must be free for it to be
+	// shrunk, of 100; 0: 50.
+	RewriteFreePercent int
 
 	// step is called at the named steps of everything that changes files, so
 	// that crash tests can die there.
@@ -66,6 +73,9 @@ func (c Config) Validate() error {
 	}
 	if c.MmapBytes < 0 || c.RewriteMinBytes < 0 {
 		return errors.New("store config: negative size")
+	}
+	if c.RewriteFreePercent < 0 || c.RewriteFreePercent > 100 {
+		return fmt.Errorf("store config: %d percent", c.RewriteFreePercent)
 	}
 	return nil
 }
@@ -86,6 +96,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.RewriteMinBytes == 0 {
 		c.RewriteMinBytes = defaultRewriteMinBytes
+	}
+	if c.RewriteFreePercent == 0 {
+		c.RewriteFreePercent = defaultRewriteFreePercent
 	}
 	if c.OnCheckpoint == nil {
 		c.OnCheckpoint = func(uint64) {}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 )
 
@@ -28,6 +29,9 @@ func (s *Store) NewInstall() (*Install, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create install: %w", err)
 	}
+	s.mu.Lock()
+	s.pending = append(s.pending, path)
+	s.mu.Unlock()
 	s.config.step("install:created")
 	return &Install{store: s, path: path, file: f}, nil
 }
@@ -81,9 +85,18 @@ func (i *Install) Abort() {
 
 // remove drops a file that is not wanted; the next Open would do it too.
 func (i *Install) remove() {
+	i.settled()
 	if err := i.store.config.FS.Remove(i.path); err != nil {
 		i.store.log.Warn("could not remove an install that is not wanted", "error", err)
 	}
+}
+
+// settled forgets the file: it is gone, or has become the data file.
+func (i *Install) settled() {
+	s := i.store
+	s.mu.Lock()
+	s.pending = slices.DeleteFunc(s.pending, func(path string) bool { return path == i.path })
+	s.mu.Unlock()
 }
 
 // inspect opens the data file at path, closes it, and returns what it is.
@@ -138,6 +151,7 @@ func (s *Store) Install(i *Install) error {
 		f.retire()
 		return s.fail(fmt.Errorf("install: %w", err))
 	}
+	i.settled()
 	s.config.step("install:placed")
 	old := s.view.Load()
 	if err := s.swapState(f); err != nil {

@@ -337,7 +337,7 @@ func seeded(t testing.TB) uint64 {
 }
 
 func testConfig(dir string) Config {
-	return Config{Path: filepath.Join(dir, "data.db"), MmapBytes: 1 << 30, RewriteMinBytes: 1 << 20}
+	return Config{Path: filepath.Join(dir, "data.db"), MmapBytes: 1 << 30}
 }
 
 func mustOpen(t testing.TB, cfg Config) *Store {

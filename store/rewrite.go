@@ -1,5 +1,216 @@
 package store
 
-type rewriteState struct{}
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
 
-func (s *Store) maybeRewrite() {}
+	"go.etcd.io/bbolt"
+)
+
+// A bbolt file never shrinks. When a good part of it is free, its buckets are
+// copied into a new file, which takes its place.
+const (
+	// rewriteTxBytes bounds the memory of a rewrite: its transactions commit,
+	// without a sync, when they hold as much.
+	rewriteTxBytes = 16 << 20
+
+	// maxRewriteRest bounds how many checkpoints pass before the next attempt
+	// after some that came to nothing.
+	maxRewriteRest = 64
+
+	rewriteFill = 0.9
+)
+
+// errRewriteStopped ends a rewrite that something more urgent needs the room
+// of. It is no failure.
+var errRewriteStopped = errors.New("rewrite stopped")
+
+// rewriteState belongs to the background goroutine.
+type rewriteState struct {
+	rest int // checkpoints to let pass before the next attempt
+	next int // what rest becomes if that attempt fails
+}
+
+// maybeRewrite shrinks the data file if that is worth it.
+func (s *Store) maybeRewrite() {
+	r := &s.rewrite
+	if r.rest > 0 {
+		r.rest--
+		return
+	}
+	total, free := s.view.Load().file.size()
+	if total < s.config.RewriteMinBytes || free*100 < total*int64(s.config.RewriteFreePercent) {
+		return
+	}
+	start := time.Now()
+	after, err := s.rewriteFile()
+	if err != nil {
+		// The data file is as it was: whatever has happened to the copy, a
+		// full disk above all, is a reason to wait and not to fail.
+		r.next = min(max(2*r.next, 1), maxRewriteRest)
+		r.rest = r.next
+		if s.usable() == nil {
+			s.log.Warn("could not shrink the data file", "error", err)
+		}
+		return
+	}
+	r.next = 0
+	s.log.Info("shrank the data file", "before", total, "after", after, "seconds", time.Since(start).Seconds())
+}
+
+// rewriteFile replaces the data file by a copy without free pages.
+func (s *Store) rewriteFile() (size int64, err error) {
+	if !s.takeToken(s.checkpoint.turn) {
+		return 0, errRewriteStopped
+	}
+	// Checkpoints wait meanwhile, and the memtable grows.
+	defer func() { s.checkpoint.turn <- struct{}{} }()
+	old := s.view.Load().file
+	path := s.config.Path + rewriteSuffix
+	o := s.fileOptions()
+	o.noSync = true
+	f, err := openFile(path, o, true)
+	if err != nil {
+		return 0, errors.Join(err, s.removeIfThere(path))
+	}
+	s.config.step("rewrite:created")
+	if err := s.copyInto(f, old); err != nil {
+		if errors.Is(err, ErrCorrupt) {
+			f.breakDown()
+		}
+		f.retire()
+		<-f.closed
+		return 0, errors.Join(err, s.config.FS.Remove(path))
+	}
+	s.config.step("rewrite:synced")
+	if err := s.moveIntoPlace(path); err != nil {
+		f.retire()
+		return 0, s.fail(fmt.Errorf("rewrite: %w", err))
+	}
+	s.config.step("rewrite:placed")
+	s.mu.Lock()
+	v := s.view.Load()
+	s.view.Store(&view{active: v.active, frozen: v.frozen, file: f})
+	if !s.open {
+		s.dropReader()
+	}
+	s.mu.Unlock()
+	old.retire()
+	s.config.step("rewrite:swapped")
+	size, _ = f.size()
+	return size, nil
+}
+
+func (s *Store) removeIfThere(path string) error {
+	if err := s.config.FS.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// copyInto copies all buckets of old into f and syncs it.
+func (s *Store) copyInto(f, old *file) error {
+	return guard(func() error {
+		src, err := old.db.Begin(false)
+		if err != nil {
+			return err
+		}
+		defer src.Rollback() //nolint:errcheck // of a read transaction
+		c := &copier{store: s, file: f}
+		if err := c.begin(); err != nil {
+			return err
+		}
+		if err := c.copyAll(src); err != nil {
+			if c.tx != nil {
+				_ = c.tx.Rollback()
+			}
+			return err
+		}
+		if err := c.tx.Commit(); err != nil {
+			return err
+		}
+		s.config.step("rewrite:copied")
+		if err := f.db.Sync(); err != nil {
+			return fmt.Errorf("sync rewritten file: %w", err)
+		}
+		f.db.NoSync = false
+		return nil
+	})
+}
+
+// copier copies buckets in transactions of bounded size.
+type copier struct {
+	store *Store
+	file  *file
+	tx    *bbolt.Tx
+	bytes int
+}
+
+func (c *copier) begin() (err error) {
+	c.bytes = 0
+	c.tx, err = c.file.db.Begin(true)
+	return err
+}
+
+func (c *copier) copyAll(src *bbolt.Tx) error {
+	return src.ForEach(func(name []byte, b *bbolt.Bucket) error {
+		return c.bucket([][]byte{name}, b)
+	})
+}
+
+// bucket copies src to the bucket at path, which is made if it is not there.
+func (c *copier) bucket(path [][]byte, src *bbolt.Bucket) error {
+	dst, err := c.open(path)
+	if err != nil {
+		return err
+	}
+	return src.ForEach(func(k, v []byte) error {
+		if v == nil {
+			err := c.bucket(append(path[:len(path):len(path)], k), src.Bucket(k))
+			if err == nil {
+				dst, err = c.open(path) // the transaction may be another one
+			}
+			return err
+		}
+		if c.bytes >= rewriteTxBytes {
+			if dst, err = c.turn(path); err != nil {
+				return err
+			}
+		}
+		c.bytes += len(k) + len(v)
+		return dst.Put(k, v)
+	})
+}
+
+func (c *copier) open(path [][]byte) (*bbolt.Bucket, error) {
+	b, err := c.tx.CreateBucketIfNotExists(path[0])
+	for _, name := range path[1:] {
+		if err != nil {
+			return nil, err
+		}
+		b, err = b.CreateBucketIfNotExists(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b.FillPercent = rewriteFill
+	return b, nil
+}
+
+// turn commits and begins the next transaction, unless there is reason to give
+// up.
+func (c *copier) turn(path [][]byte) (*bbolt.Bucket, error) {
+	s := c.store
+	if s.usable() != nil || s.config.Budget.Used() > s.config.Budget.pressure {
+		return nil, errRewriteStopped
+	}
+	if err := c.tx.Commit(); err != nil {
+		return nil, err
+	}
+	if err := c.begin(); err != nil {
+		return nil, err
+	}
+	return c.open(path)
+}

@@ -39,6 +39,7 @@ type Store struct {
 	readerOf *file         //
 	freezing chan *frozen  // not nil: the next Commit freezes and sends
 	streams  []*snapshotIO // snapshots that are being read
+	pending  []string      // files of installs that are under way
 
 	batch      Batch         // the only one, reused
 	table      *dedupe.Table // changed only while a batch is open
@@ -166,7 +167,7 @@ func (s *Store) leftovers() ([]string, error) {
 	for _, e := range entries {
 		suffix, ok := strings.CutPrefix(e.Name(), base)
 		if ok && (suffix == createSuffix || suffix == rewriteSuffix || strings.HasPrefix(suffix, installSuffix)) {
-			found = append(found, filepath.Join(dir, e.Name()))
+			found = append(found, s.config.Path+suffix)
 		}
 	}
 	return found, nil
