@@ -1,0 +1,37 @@
+package bench
+
+import (
+	"context"
+	"errors"
+
+	"github.com/kvd-io/kvd/client"
+)
+
+// Client is a kvd cluster as a Target, reached through one client that all
+// goroutines share.
+type Client struct {
+	KV *client.Client
+}
+
+// Put implements Target.
+func (c Client) Put(ctx context.Context, key string, value []byte) error {
+	_, err := c.KV.Put(ctx, key, value)
+	return err
+}
+
+// Get implements Target.
+func (c Client) Get(ctx context.Context, key string) (bool, error) {
+	return found(c.KV.Get(ctx, key))
+}
+
+// GetStale implements Target.
+func (c Client) GetStale(ctx context.Context, key string) (bool, error) {
+	return found(c.KV.Get(ctx, key, client.Stale()))
+}
+
+func found(_ client.KeyValue, err error) (bool, error) {
+	if errors.Is(err, client.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}

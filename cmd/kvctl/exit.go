@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/kvd-io/kvd/client"
+)
+
+// Exit statuses, which scripts rely on.
+const (
+	exitDone         = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitConditionNot = 3
+	exitNothingThere = 4
+)
+
+// usageError is a mistake in how kvctl was called.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+var (
+	// errNothing ends a command whose (empty) answer has been printed: there
+	// was nothing to return.
+	errNothing = errors.New("no keys in this range")
+	// errUnhealthy ends a check whose findings have been printed.
+	errUnhealthy = errors.New("check failed")
+)
+
+// exitStatus of a command that ended with err.
+func exitStatus(err error) int {
+	var usage *usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, client.ErrConditionFailed):
+		return exitConditionNot
+	case errors.Is(err, client.ErrNotFound), errors.Is(err, errNothing):
+		return exitNothingThere
+	default:
+		return exitFailed
+	}
+}
+
+// report prints err on one line, with what to do next.
+func report(stderr io.Writer, command string, err error) {
+	line := "kvctl: " + oneLine(err.Error())
+	if next := nextStep(command, err); next != "" {
+		line += " - " + next
+	}
+	fmt.Fprintln(stderr, line)
+}
+
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// nextStep tells what the user can do about err.
+func nextStep(command string, err error) string {
+	var usage *usageError
+	var compacted *client.CompactedError
+	switch {
+	case errors.As(err, &usage):
+		return fmt.Sprintf("see '%s --help'", command)
+	case errors.Is(err, client.ErrConditionFailed):
+		return "read the key again (kvctl get KEY -o json) and repeat with its mod_revision"
+	case errors.Is(err, client.ErrNotFound):
+		return "see which keys there are: kvctl range --keys-only --prefix P"
+	case errors.Is(err, errNothing):
+		return "see which keys there are: kvctl range --keys-only --limit 10"
+	case errors.Is(err, errUnhealthy):
+		return "see 'kvctl status' and the logs of the nodes named above"
+	case errors.Is(err, client.ErrOutcomeUnknown):
+		return "it may have been written or not: read the key before you repeat it"
+	case errors.Is(err, client.ErrAnswerLost):
+		return "the write is done: do not repeat it"
+	case errors.As(err, &compacted):
+		return fmt.Sprintf("read at revision %d or later", compacted.Oldest)
+	case errors.Is(err, client.ErrRevisionAhead):
+		return "leave --revision out to read what is there now"
+	case errors.Is(err, client.ErrRequestExpired), errors.Is(err, client.ErrVoid):
+		return "nothing was written by this attempt: repeat it"
+	case errors.Is(err, client.ErrOverloaded):
+		return "the cluster is busy: repeat it later, or wait longer with --timeout"
+	case errors.Is(err, client.ErrKeyTooLarge), errors.Is(err, client.ErrKeyEmpty):
+		return fmt.Sprintf("a key has 1 to %d bytes", client.MaxKeySize)
+	case errors.Is(err, client.ErrValueTooLarge):
+		return "split the value over several keys"
+	case errors.Is(err, client.ErrInternal):
+		return "this is a defect in kvd: please report it with the node's log"
+	case errors.Is(err, context.Canceled):
+		return "interrupted"
+	case errors.Is(err, client.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		return "is kvd running there? see 'kvctl check health', name other nodes with --endpoints, or wait longer with --timeout"
+	default:
+		return ""
+	}
+}
