@@ -104,9 +104,10 @@ func slotPoint(s uint16) uint64 {
 	return uint64(s) * (math.MaxUint64/slot.Count + 1)
 }
 
-// seed was chosen among some 100,000 for the balance over 1 to 64 shards with
-// ids 1 to N: TestBalance has the figures.
-const seed = 1
+// seed was chosen among a million for the balance of 2 to 64 shards with ids 1
+// to N: the largest shard is 1.03 times the mean at 2, 3, 4 and 8 shards, 1.05
+// at 16 and 1.09 at 64. TestBalance has the bounds.
+const seed = 809312
 
 // nodePoint is the place of a shard's virtual node: the finalizer of
 // SplitMix64 (Steele, Lea, Flood 2014) over the pair and the seed.
