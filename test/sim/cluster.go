@@ -1,0 +1,231 @@
+// Package sim runs whole clusters in virtual time: real nodes with their gRPC
+// and peer ports over a network in memory, real files, and the clock of a
+// testing/synctest bubble, in which hours pass in seconds.
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/proto/wire"
+	"github.com/kvd-io/kvd/server"
+	"github.com/kvd-io/kvd/test/memnet"
+)
+
+// Ports of every host.
+const (
+	ClientPort = "7400"
+	PeerPort   = "7401"
+	HTTPPort   = "7402"
+)
+
+// closeWait bounds the orderly stop of a node, in virtual time.
+const closeWait = time.Minute
+
+// wallSkew takes the clock of a bubble, which begins in the year 2000, to one
+// that revisions can tell.
+const wallSkew = 26 * 365 * 24 * time.Hour
+
+// Config of a cluster. The zero value has three nodes and two shards.
+type Config struct {
+	Nodes, Shards int
+	Dir           string // of the data; default: a temporary one
+	Log           bool   // print the nodes' logs
+}
+
+// Cluster is a set of nodes in one bubble. Its methods are called from the
+// test's goroutine.
+type Cluster struct {
+	t     testing.TB
+	cfg   Config
+	Net   *memnet.Network
+	peers map[string]string
+	nodes map[string]*server.Node
+	conns map[string]*grpc.ClientConn
+}
+
+// Start starts a cluster. It has to be called in a bubble, and closed there.
+func Start(t testing.TB, cfg Config) *Cluster {
+	t.Helper()
+	if cfg.Nodes == 0 {
+		cfg.Nodes = 3
+	}
+	if cfg.Shards == 0 {
+		cfg.Shards = 2
+	}
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	c := &Cluster{
+		t: t, cfg: cfg, Net: memnet.New(),
+		peers: map[string]string{}, nodes: map[string]*server.Node{}, conns: map[string]*grpc.ClientConn{},
+	}
+	for i := range cfg.Nodes {
+		name := fmt.Sprintf("n%d", i+1)
+		c.peers[name] = net.JoinHostPort(name, PeerPort)
+	}
+	for _, name := range c.Names() {
+		c.StartNode(name)
+	}
+	return c
+}
+
+// Names returns the names of all nodes, running or not; they are also those of
+// their hosts on the network.
+func (c *Cluster) Names() []string { return slices.Sorted(maps.Keys(c.peers)) }
+
+// StartNode starts a node.
+func (c *Cluster) StartNode(name string) {
+	c.t.Helper()
+	host := c.Net.Host(name)
+	log := slog.New(slog.DiscardHandler)
+	if c.cfg.Log {
+		log = slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("host", name)
+	}
+	n, err := server.Open(c.t.Context(), server.Config{
+		Name: name, DataDir: filepath.Join(c.cfg.Dir, name),
+		ListenClient:   net.JoinHostPort(name, ClientPort),
+		ListenPeer:     c.peers[name],
+		ListenHTTP:     net.JoinHostPort(name, HTTPPort),
+		InitialCluster: c.peers, Shards: c.cfg.Shards,
+		Listen: host.Listen, Dial: host.Dial,
+		WallClock: func() time.Time { return time.Now().Add(wallSkew) },
+		Logger:    log,
+	})
+	if err != nil {
+		c.t.Fatalf("open %s: %v", name, err)
+	}
+	c.nodes[name] = n
+}
+
+// Node returns a running node, or nil.
+func (c *Cluster) Node(name string) *server.Node { return c.nodes[name] }
+
+// StopNode stops a node in an orderly way.
+func (c *Cluster) StopNode(name string) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	if err := c.nodes[name].Close(ctx); err != nil {
+		c.t.Errorf("close %s: %v", name, err)
+	}
+	delete(c.nodes, name)
+}
+
+// Close stops what runs.
+func (c *Cluster) Close() {
+	for _, conn := range c.conns {
+		conn.Close()
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.nodes)) {
+		c.StopNode(name)
+	}
+}
+
+// KV returns a client's connection to a node. The client is on a host of its
+// own, which no partition of nodes cuts off.
+func (c *Cluster) KV(name string) kvdpb.KVClient {
+	c.t.Helper()
+	conn := c.conns[name]
+	if conn == nil {
+		dial := c.Net.Host("client").Dial
+		var err error
+		conn, err = grpc.NewClient("passthrough:///"+net.JoinHostPort(name, ClientPort),
+			grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dial),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wire.Codec{})))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.conns[name] = conn
+	}
+	return kvdpb.NewKVClient(conn)
+}
+
+// WaitReady lets time pass until the nodes are ready; it returns how much did.
+func (c *Cluster) WaitReady(limit time.Duration, names ...string) time.Duration {
+	c.t.Helper()
+	start := time.Now()
+	for {
+		var err error
+		for _, name := range names {
+			if e := c.nodes[name].Ready(); e != nil {
+				err = errors.Join(err, fmt.Errorf("%s: %w", name, e))
+			}
+		}
+		if err == nil {
+			return time.Since(start)
+		}
+		if time.Since(start) > limit {
+			c.t.Fatalf("not ready within %s: %v", limit, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// ErrNowhere says that no node executed a call.
+var ErrNowhere = errors.New("no node executed the call")
+
+// anywhere tries a call at the nodes in turn, following hints, until one
+// executes it or the context ends.
+func (c *Cluster) anywhere(ctx context.Context, names []string, call func(context.Context, kvdpb.KVClient) error) error {
+	next := ""
+	var err error
+	for i := 0; ctx.Err() == nil; i++ {
+		if !slices.Contains(names, next) {
+			next = names[i%len(names)]
+		}
+		callCtx, cancel := context.WithTimeout(ctx, time.Second)
+		err = call(callCtx, c.KV(next))
+		cancel()
+		if err == nil {
+			return nil
+		}
+		next = leaderHint(err)
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrNowhere, err)
+}
+
+func leaderHint(err error) string {
+	for _, d := range status.Convert(err).Details() {
+		if e, ok := d.(*kvdpb.Error); ok {
+			return e.Leader
+		}
+	}
+	return ""
+}
+
+// Put writes by way of any of the nodes.
+func (c *Cluster) Put(ctx context.Context, names []string, key, value string) error {
+	return c.anywhere(ctx, names, func(ctx context.Context, kv kvdpb.KVClient) error {
+		_, err := kv.Put(ctx, &kvdpb.PutRequest{Op: &kvdpb.PutOp{Key: []byte(key), Value: []byte(value)}})
+		return err
+	})
+}
+
+// Get reads, linearizably, by way of any of the nodes.
+func (c *Cluster) Get(ctx context.Context, names []string, key string) (string, error) {
+	var value string
+	err := c.anywhere(ctx, names, func(ctx context.Context, kv kvdpb.KVClient) error {
+		resp, err := kv.Get(ctx, &kvdpb.GetRequest{Op: &kvdpb.GetOp{Key: []byte(key)}})
+		value = string(resp.GetKv().GetValue())
+		return err
+	})
+	return value, err
+}
