@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/store/vfs"
 )
 
@@ -76,6 +77,11 @@ type Timing struct {
 
 // Retention bounds what a shard remembers.
 type Retention struct {
+	// LogBytes and LogEntries are what the log keeps for followers that were
+	// away, whichever is less, and LogMinEntries what it keeps whatever their
+	// size. A follower further behind gets a snapshot.
+	LogBytes                  int64
+	LogEntries, LogMinEntries uint64
 	// Dedupe is how long a write's outcome is kept for its retries, and
 	// DedupeRecords how many are kept at most (the older go first).
 	Dedupe        time.Duration
@@ -95,8 +101,11 @@ var DefaultTiming = Timing{
 
 // DefaultRetention lets a client retry, or a reader page, for ten minutes.
 var DefaultRetention = Retention{
+	LogBytes:      64 << 20,
+	LogEntries:    128 << 10,
+	LogMinEntries: 256,
 	Dedupe:        10 * time.Minute,
-	DedupeRecords: 1 << 20,
+	DedupeRecords: fsm.DefaultDedupeRecords,
 	History:       10 * time.Minute,
 }
 

@@ -62,14 +62,12 @@ func (r *Replica) startEngine() (*engine, error) {
 		return nil, fmt.Errorf("open transport group: %w", err)
 	}
 	e := &engine{group: group, notify: make(chan bool, 1), drained: make(chan struct{})}
-	log := &guardedLog{Log: r.log}
 	conf := r.raftConfig(e.notify)
-	if err := r.bootstrap(conf, log, group); err != nil {
+	if err := r.bootstrap(conf, group); err != nil {
 		group.Close()
 		return nil, err
 	}
-	log.running.Store(true)
-	e.raft, err = raft.NewRaft(conf, r.fsm, log, log, r.snapshots, group)
+	e.raft, err = raft.NewRaft(conf, r.fsm, r.log, r.log, r.snapshots, group)
 	if err != nil {
 		group.Close()
 		return nil, fmt.Errorf("start raft: %w", err)
@@ -107,7 +105,7 @@ func (r *Replica) raftConfig(notify chan<- bool) *raft.Config {
 	c.ShutdownOnRemove = false
 	c.SnapshotInterval = snapshotNever
 	c.SnapshotThreshold = math.MaxUint64
-	c.TrailingLogs = maxTrailing
+	c.TrailingLogs = r.cfg.retention.LogEntries
 	c.NoSnapshotRestoreOnStart = true // the store holds the state itself
 	c.NoLegacyTelemetry = true
 	c.NotifyCh = notify
@@ -117,8 +115,8 @@ func (r *Replica) raftConfig(notify chan<- bool) *raft.Config {
 
 // bootstrap gives a replica that has nothing yet the configuration that all
 // its peers give themselves.
-func (r *Replica) bootstrap(conf *raft.Config, log *guardedLog, group *transport.Group) error {
-	has, err := raft.HasExistingState(log, log, r.snapshots)
+func (r *Replica) bootstrap(conf *raft.Config, group *transport.Group) error {
+	has, err := raft.HasExistingState(r.log, r.log, r.snapshots)
 	if err != nil {
 		return fmt.Errorf("look for raft state: %w", err)
 	}
@@ -131,7 +129,7 @@ func (r *Replica) bootstrap(conf *raft.Config, log *guardedLog, group *transport
 			ID: raft.ServerID(node), Address: raft.ServerAddress(node),
 		})
 	}
-	if err := raft.BootstrapCluster(conf, log, log, r.snapshots, group, servers); err != nil {
+	if err := raft.BootstrapCluster(conf, r.log, r.log, r.snapshots, group, servers); err != nil {
 		return fmt.Errorf("bootstrap raft: %w", err)
 	}
 	return nil

@@ -45,7 +45,6 @@ type proposer struct {
 	history     horizon
 	dedupeFloor uint64 // as last proposed
 	keepSince   uint64
-	beforeApply func() // tests stop here
 }
 
 // flight is an entry on its way through raft.
@@ -159,9 +158,6 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 			w.answer(nil, fmt.Errorf("propose: %w", err))
 		}
 		return
-	}
-	if p.beforeApply != nil {
-		p.beforeApply()
 	}
 	p.r.metrics.entryCommands.Observe(float64(commands))
 	p.r.metrics.entryBytes.Observe(float64(len(data)))

@@ -131,54 +131,25 @@ func (r *Replica) openFiles() (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("open log of shard %d: %w", r.id, err), r.store.Close())
 	}
-	if meta := r.store.CheckpointMeta(); meta.Index != 0 {
-		if err := r.alignLog(meta.Index, meta.Term); err != nil {
-			return errors.Join(fmt.Errorf("align log of shard %d: %w", r.id, err), r.log.Close(), r.store.Close())
-		}
+	meta := r.store.CheckpointMeta()
+	if err := r.log.ResetIfBehind(meta.Index, meta.Term); err != nil {
+		return errors.Join(fmt.Errorf("fit log of shard %d to its store: %w", r.id, err), r.log.Close(), r.store.Close())
 	}
 	r.fsm = fsm.New(fsm.Config{
-		Shard:         r.id,
-		Store:         r.store,
-		Logger:        r.cfg.logger,
-		OnFailure:     r.cfg.onFailure,
-		OnRestore:     r.alignLog,
+		Shard:     r.id,
+		Store:     r.store,
+		Logger:    r.cfg.logger,
+		OnFailure: r.cfg.onFailure,
+		OnRestore: func(index, term uint64) error {
+			r.log.SetSnapshot(index, term)
+			return r.log.Err()
+		},
 		DedupeRecords: r.cfg.retention.DedupeRecords,
 		Metrics:       r.cfg.metrics.fsm,
 	})
 	r.snapshots = fsm.NewSnapshotStore(r.store, r.logger)
 	r.cfg.clock.Issued(r.store.Revision())
 	return nil
-}
-
-// alignLog makes the log agree with the state, which is that after the entry
-// (index, term): after an install, the log may end before the state or hold
-// entries that were never committed. They must go, or this replica could later
-// send them to others as a leader. What lies above index stays: raft compares
-// it with the leader's entries, and removes it if it differs.
-func (r *Replica) alignLog(index, term uint64) error {
-	defer r.log.SetSnapshot(index, term)
-	first, err := r.log.FirstIndex()
-	if err != nil {
-		return err
-	}
-	last, err := r.log.LastIndex()
-	if err != nil {
-		return err
-	}
-	if first == 0 || first > index {
-		return nil
-	}
-	if last >= index {
-		var entry raft.Log
-		if err := r.log.GetLog(index, &entry); err != nil {
-			return err
-		}
-		if entry.Term == term {
-			return nil // by the log matching property all before agrees, too
-		}
-	}
-	r.logger.Warn("log does not agree with the state and is cut", "first", first, "last", last, "applied", index)
-	return r.log.DeleteRange(first, min(last, index))
 }
 
 func (r *Replica) closeFiles() error {

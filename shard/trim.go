@@ -7,16 +7,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// What the log keeps for followers that were away, whichever is less; a
-// follower further behind gets a snapshot.
-const (
-	trailingBytes = 64 << 20
-	maxTrailing   = 128 << 10 // entries
-	minTrailing   = 256       // entries, whatever their size
-	// trimStep is how many entries must be too many before the log is cut, so
-	// that the checkpoint that a cut may need does not lead to the next.
-	trimStep = 1024
-)
+// trimShare: the log is cut once it is too long by this share of what is kept,
+// so that the checkpoint that a cut needs does not lead to the next cut.
+const trimShare = 4
 
 // trim follows the store's checkpoints and cuts the log behind them, until ctx
 // ends.
@@ -47,8 +40,9 @@ func (r *Replica) trimOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	trailing := max(min(r.log.TailEntries(trailingBytes), maxTrailing), minTrailing)
-	if first == 0 || last-min(last, trailing) < first+trimStep || meta.Index < first+trimStep {
+	keep := r.cfg.retention
+	trailing := max(min(r.log.TailEntries(keep.LogBytes), keep.LogEntries), keep.LogMinEntries)
+	if excess := min(last-min(last, trailing), meta.Index); excess < first+trailing/trimShare {
 		return nil
 	}
 	ra := r.engine.Load().raft
