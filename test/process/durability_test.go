@@ -193,6 +193,7 @@ func TestNoQuorum(t *testing.T) {
 	if _, err := cl.Put(t.Context(), "k", []byte("v")); err != nil {
 		t.Fatal(err)
 	}
+	waitLevel(t, cl)
 	c.Kill(1)
 	c.Kill(2)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -215,6 +216,31 @@ func TestNoQuorum(t *testing.T) {
 	c.WaitHealthy(30 * time.Second)
 	if _, err := cl.Put(t.Context(), "k", []byte("x")); err != nil {
 		t.Errorf("put after the quorum is back: %v", err)
+	}
+}
+
+// waitLevel returns once every replica has applied what its leader has: until
+// then a stale read may miss what is acknowledged.
+func waitLevel(t *testing.T, cl *client.Client) {
+	t.Helper()
+	level := func() bool {
+		st, err := cl.Status(t.Context())
+		if err != nil {
+			return false
+		}
+		for _, sh := range st.Shards {
+			for _, r := range sh.Replicas {
+				if sh.Leader == "" || r.Applied != sh.Applied {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	for end := time.Now().Add(10 * time.Second); !level(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the replicas did not come level")
+		}
 	}
 }
 
