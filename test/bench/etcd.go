@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/cmd/kvctl/bench"
+)
+
+const etcdName = "etcd"
+
+type etcd struct {
+	root      string
+	processes nodes
+	endpoints []string
+	clients   int
+}
+
+func newEtcd(o options, dir string) (*etcd, error) {
+	addrs, err := freeAddrs(2 * clusterSize)
+	if err != nil {
+		return nil, err
+	}
+	e := &etcd{root: dir, clients: o.etcdClients}
+	names := []string{"e1", "e2", "e3"}
+	initial := joinPairs(names, addrs[clusterSize:], "http://")
+	for i, name := range names {
+		client, peer := addrs[i], addrs[clusterSize+i]
+		n := &node{
+			name: name, binary: o.etcdBinary,
+			dataDir: filepath.Join(dir, name), logFile: filepath.Join(dir, name+".log"),
+		}
+		n.args = []string{
+			"--name", name, "--data-dir", n.dataDir,
+			"--listen-client-urls", "http://" + client, "--advertise-client-urls", "http://" + client,
+			"--listen-peer-urls", "http://" + peer, "--initial-advertise-peer-urls", "http://" + peer,
+			"--initial-cluster", initial, "--initial-cluster-state", "new",
+			"--initial-cluster-token", filepath.Base(dir),
+			"--log-level", "warn",
+		}
+		if o.etcdQuota > 0 {
+			n.args = append(n.args, "--quota-backend-bytes", fmt.Sprint(o.etcdQuota))
+		}
+		e.processes = append(e.processes, n)
+		e.endpoints = append(e.endpoints, client)
+	}
+	return e, os.MkdirAll(dir, 0o700)
+}
+
+func (e *etcd) name() string { return etcdName }
+func (e *etcd) nodes() nodes { return e.processes }
+func (e *etcd) dir() string  { return e.root }
+
+func (e *etcd) ready(ctx context.Context) error {
+	for i := range e.endpoints {
+		t, err := e.connect(1, e.endpoints[i:i+1])
+		if err != nil {
+			return err
+		}
+		err = t.Put(ctx, "ready", []byte("yes"))
+		if err = errors.Join(err, t.close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// target: etcd's client has no grouping, so unary makes no difference.
+func (e *etcd) target(bool) (target, error) {
+	return e.connect(e.clients, e.endpoints)
+}
+
+func (e *etcd) connect(clients int, endpoints []string) (*etcdTarget, error) {
+	t := &etcdTarget{}
+	for range clients {
+		c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+		if err != nil {
+			return nil, errors.Join(err, t.close())
+		}
+		t.clients = append(t.clients, c)
+	}
+	return t, nil
+}
+
+func (e *etcd) leads(ctx context.Context) (int, error) {
+	c, err := e.connect(1, e.endpoints)
+	if err != nil {
+		return 0, err
+	}
+	defer c.close() //nolint:errcheck // read only
+	for i, endpoint := range e.endpoints {
+		st, err := c.clients[0].Status(ctx, endpoint)
+		if err != nil {
+			return 0, err
+		}
+		if st.Leader == st.Header.MemberId {
+			return i, nil
+		}
+	}
+	return 0, errors.New("no member leads")
+}
+
+func (e *etcd) probes(ctx context.Context) ([]probe, error) {
+	leader, err := e.leads(ctx)
+	return []probe{{key: "probe", leader: leader}}, err
+}
+
+type etcdTarget struct {
+	clients []*clientv3.Client
+	next    atomic.Uint64
+	loaders []*etcdLoader
+}
+
+func (t *etcdTarget) loader() bench.Target {
+	l := newEtcdLoader(t)
+	t.loaders = append(t.loaders, l)
+	return l
+}
+
+func (t *etcdTarget) client() *clientv3.Client {
+	if len(t.clients) == 1 {
+		return t.clients[0]
+	}
+	return t.clients[t.next.Add(1)%uint64(len(t.clients))]
+}
+
+func (t *etcdTarget) Put(ctx context.Context, key string, value []byte) error {
+	_, err := t.client().Put(ctx, key, string(value))
+	return err
+}
+
+func (t *etcdTarget) Get(ctx context.Context, key string) (bool, error) {
+	res, err := t.client().Get(ctx, key)
+	return err == nil && len(res.Kvs) > 0, err
+}
+
+func (t *etcdTarget) GetStale(ctx context.Context, key string) (bool, error) {
+	res, err := t.client().Get(ctx, key, clientv3.WithSerializable())
+	return err == nil && len(res.Kvs) > 0, err
+}
+
+func (t *etcdTarget) close() error {
+	for _, l := range t.loaders {
+		l.close()
+	}
+	var errs []error
+	for _, c := range t.clients {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"time"
+
+	"github.com/kvd-io/kvd/cmd/kvctl/bench"
+)
+
+// Sizes of the comparison.
+const (
+	// hotKeys is the number of keys of all rows but the last. They are loaded
+	// first, so that every get finds its key.
+	hotKeys     = 100_000
+	valueSize   = 128
+	millionKeys = 1_000_000
+	bigValue    = 256
+	loadClients = 1024
+)
+
+// row is one comparison.
+type row struct {
+	name  string
+	what  string
+	unary bool // kvd's client must not group
+	load  bench.Config
+	// preload are the keys to be there before the measurement; the zero value
+	// stands for the hot keys.
+	preload bench.Config
+	// latency: the figure is the median latency, less is better; otherwise it
+	// is the throughput.
+	latency bool
+	// aim for kvd's figure over etcd's: at least, or with latency at most.
+	aim float64
+}
+
+const (
+	unitOps = "ops/s"
+	unitUS  = "us"
+)
+
+func (r row) unit() string {
+	if r.latency {
+		return unitUS
+	}
+	return unitOps
+}
+
+func (r row) figure(res bench.Result) float64 {
+	if r.latency {
+		return res.Latency.P50
+	}
+	return res.OpsPerSecond
+}
+
+func (r row) reached(ratio float64) bool {
+	if r.latency {
+		return ratio <= r.aim
+	}
+	return ratio >= r.aim
+}
+
+func hot(operation string, clients int) bench.Config {
+	return bench.Config{Operation: operation, Clients: clients, Keys: hotKeys, ValueSize: valueSize}
+}
+
+func stale(c bench.Config) bench.Config { c.Stale = true; return c }
+
+func million(c bench.Config) bench.Config {
+	c.Prefix, c.Keys, c.ValueSize = "million/", millionKeys, bigValue
+	return c
+}
+
+// rows in the order in which they are measured and printed.
+func rows() []row {
+	return []row{
+		{name: "put-1-p50", what: "put, 1 client, p50 latency", load: hot(bench.Put, 1), latency: true, aim: 1.5},
+		{name: "put-256", what: "put, 256 clients", load: hot(bench.Put, 256), aim: 4},
+		{name: "put-1024", what: "put, 1,024 clients", load: hot(bench.Put, 1024), aim: 8},
+		{name: "put-256-unary", what: "put, 256 clients, unary", unary: true, load: hot(bench.Put, 256), aim: 1.7},
+		{name: "get-256", what: "linearizable get, 256 clients", load: hot(bench.Get, 256), aim: 8},
+		{name: "get-256-unary", what: "linearizable get, 256 clients, unary", unary: true, load: hot(bench.Get, 256), aim: 1.5},
+		{name: "get-stale-256", what: "stale get, 256 clients (etcd: serializable)", load: stale(hot(bench.Get, 256)), aim: 8},
+		{
+			name: "put-256-1m", what: "put, 256 clients, zipf over 1 million keys of 256 bytes", aim: 3,
+			load:    million(bench.Config{Operation: bench.Put, Clients: 256, Distribution: bench.Zipf}),
+			preload: million(bench.Config{}),
+		},
+	}
+}
+
+// loading turns c into the load that writes each of its keys once.
+func loading(c bench.Config) bench.Config {
+	if c.Keys == 0 {
+		c.Keys, c.ValueSize = hotKeys, valueSize
+	}
+	c.Operation, c.Clients, c.Distribution = bench.Put, loadClients, bench.Each
+	c.Total, c.Duration = int64(c.Keys), 0
+	c.Timeout = 30 * time.Second
+	return c
+}
