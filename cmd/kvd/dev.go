@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -60,7 +61,7 @@ func newDev() *cobra.Command {
 	flags.IntVar(&d.nodes, "nodes", 1, "number of nodes, 1 or 3")
 	flags.IntVar(&d.shards, "shards", 0, fmt.Sprintf("number of shards of a new cluster (default %d)", server.DefaultShards))
 	flags.IntVar(&d.port, "port", 7400, "first port: client, peer and HTTP follow each other, the next node's come 10 later")
-	flags.StringVar(&d.logLevel, "log-level", "warn", "debug, info, warn or error")
+	flags.StringVar(&d.logLevel, "log-level", "error", "debug, info, warn or error")
 	return cmd
 }
 
@@ -117,9 +118,21 @@ func (d *dev) greet(w io.Writer, configs []server.Config) {
 		fmt.Fprintf(w, "node %s  clients %s  http://%s/metrics\n", c.Name, c.ListenClient, c.ListenHTTP)
 	}
 	fmt.Fprintf(w, "data in %s; stop with Ctrl-C. Try:\n\n", d.clusterDir())
-	flag := ""
+	kvctl, flag := besideSelf("kvctl"), ""
 	if list := strings.Join(endpoints, ","); list != server.DefaultListenClient {
 		flag = " --endpoints " + list
 	}
-	fmt.Fprintf(w, "  kvctl%s put hello world\n  kvctl%s get hello\n\n", flag, flag)
+	fmt.Fprintf(w, "  %s%s put hello world\n  %s%s get hello\n\n", kvctl, flag, kvctl, flag)
+}
+
+// besideSelf is how to call a program that was built beside this one.
+func besideSelf(name string) string {
+	dir := filepath.Dir(os.Args[0])
+	if dir == "." && !strings.HasPrefix(os.Args[0], ".") {
+		return name // found on the PATH, as this one was
+	}
+	if path := filepath.Join(dir, name); filepath.IsAbs(path) {
+		return path
+	}
+	return "." + string(filepath.Separator) + filepath.Join(dir, name)
 }

@@ -19,13 +19,19 @@ import (
 // a checkpoint written.
 const closeTimeout = 30 * time.Second
 
+// What kvd dev waits for before it says what to paste.
+const (
+	readyTimeout = 5 * time.Second
+	readyPoll    = 10 * time.Millisecond
+)
+
 func newLogger(w io.Writer, level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
 // serve runs the nodes until a signal asks to stop or one of them fails. A
-// second signal ends the process at once. running is called when all have
-// started.
+// second signal ends the process at once. running, if any, is called when all
+// are ready, or take their time.
 func serve(ctx context.Context, configs []server.Config, running func()) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -37,6 +43,7 @@ func serve(ctx context.Context, configs []server.Config, running func()) error {
 		return errors.Join(err, closeAll(nodes))
 	}
 	if running != nil {
+		awaitReady(ctx, nodes)
 		running()
 	}
 	err = wait(ctx, nodes)
@@ -60,6 +67,25 @@ func openAll(ctx context.Context, configs []server.Config) ([]*server.Node, erro
 		}
 	}
 	return nodes, errors.Join(errs...)
+}
+
+// awaitReady waits until all nodes are ready, but not for ever.
+func awaitReady(ctx context.Context, nodes []*server.Node) {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	poll := time.NewTicker(readyPoll)
+	defer poll.Stop()
+	for _, n := range nodes {
+		for n.Ready() != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-n.Done():
+				return
+			case <-poll.C:
+			}
+		}
+	}
 }
 
 // wait returns nil when ctx ends, or the error of the first node that failed.
