@@ -60,9 +60,10 @@ func (a *app) newGet() *cobra.Command {
 }
 
 func (a *app) get(cmd *cobra.Command, key string, f readFlags) error {
-	var opts []client.GetOption
-	for _, o := range f.options() {
-		opts = append(opts, o)
+	reads := f.options()
+	opts := make([]client.GetOption, len(reads))
+	for i, o := range reads {
+		opts[i] = o
 	}
 	return a.call(cmd, defaultTimeout, func(ctx context.Context, c *client.Client) error {
 		res, err := c.GetWithInfo(ctx, key, opts...)

@@ -107,10 +107,15 @@ type worker struct {
 	misses    int64
 	flushed   time.Time
 
-	opCtx     context.Context // of the operations that begin before opCtxOld
-	opCancel  context.CancelFunc
-	opCtxOld  time.Time
-	parentCtx context.Context
+	deadline deadline
+}
+
+// deadline is a context that operations share for a while: one of its own for
+// each would be a good part of what a client costs.
+type deadline struct {
+	ctx    context.Context //nolint:containedctx // made by its one user, and only kept from one operation to the next
+	cancel context.CancelFunc
+	old    time.Time // operations that begin later need a new one
 }
 
 func newWorker(r *run, id int) *worker {
@@ -123,13 +128,8 @@ func newWorker(r *run, id int) *worker {
 }
 
 func (w *worker) loop(ctx context.Context) {
-	w.parentCtx = ctx
-	defer func() {
-		w.flush()
-		if w.opCancel != nil {
-			w.opCancel()
-		}
-	}()
+	defer w.deadline.end()
+	defer w.flush()
 	now := time.Now()
 	for ctx.Err() == nil {
 		number := w.next.Add(1) - 1
@@ -146,19 +146,19 @@ func (w *worker) loop(ctx context.Context) {
 		if !sleepUntil(ctx, begin, now) {
 			return
 		}
-		now = w.once(number, begin)
+		now = w.once(ctx, number, begin)
 	}
 }
 
 // once does one operation and returns the time at its end.
-func (w *worker) once(number int64, begin time.Time) time.Time {
+func (w *worker) once(ctx context.Context, number int64, begin time.Time) time.Time {
 	key := w.keys.key(w.choose.choose(number, w.rng))
-	found, err := w.operate(w.context(begin), key)
+	found, err := w.operate(w.context(ctx, begin), key)
 	now := time.Now()
 	if err != nil {
-		if w.parentCtx.Err() == nil { // else we ended it ourselves
+		if ctx.Err() == nil { // else we ended it ourselves
 			w.record.addError(err)
-			sleepUntil(w.parentCtx, now.Add(errorPause), now)
+			sleepUntil(ctx, now.Add(errorPause), now)
 		}
 		return time.Now()
 	}
@@ -186,19 +186,24 @@ func (w *worker) operate(ctx context.Context, key string) (found bool, err error
 }
 
 // context returns one with a deadline at least Timeout from now.
-func (w *worker) context(now time.Time) context.Context {
+func (w *worker) context(parent context.Context, now time.Time) context.Context {
 	if w.cfg.Rate > 0 {
 		now = time.Now() // the intended beginning may be long past
 	}
-	if w.opCtx != nil && now.Before(w.opCtxOld) {
-		return w.opCtx
+	d := &w.deadline
+	if d.ctx != nil && now.Before(d.old) {
+		return d.ctx
 	}
-	if w.opCancel != nil {
-		w.opCancel()
+	d.end()
+	d.old = now.Add(contextLife)
+	d.ctx, d.cancel = context.WithDeadline(parent, d.old.Add(w.cfg.Timeout))
+	return d.ctx
+}
+
+func (d *deadline) end() {
+	if d.cancel != nil {
+		d.cancel()
 	}
-	w.opCtxOld = now.Add(contextLife)
-	w.opCtx, w.opCancel = context.WithDeadline(w.parentCtx, w.opCtxOld.Add(w.cfg.Timeout))
-	return w.opCtx
 }
 
 func (w *worker) flush() {
