@@ -3,9 +3,11 @@ package client
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/proto/slot"
 )
 
 const (
@@ -108,14 +110,14 @@ func (c *Client) deletePiece(ctx context.Context, sh *shard, start, end []byte) 
 	}
 	defer c.pending.leave(len(start) + len(end))
 
-	// The identity is that of a call for the first key.
+	// A piece is a write like another, but for its key: some key of the shard.
 	cl := &call{kind: opDelete}
-	cl.del.Key = start
+	cl.del.Key = c.keyOn(sh)
 	r := c.newRetry(ctx)
 	for {
 		_, st, err := r.place(0, sh)
 		if err != nil {
-			return nil, c.conclude(r, cl, err)
+			return nil, concludePiece(c.conclude(r, cl, err), sh)
 		}
 		var resp *kvdpb.DeleteRangeResponse
 		err = r.once(st, sh, func(ctx context.Context, t target) error {
@@ -134,7 +136,29 @@ func (c *Client) deletePiece(ctx context.Context, sh *shard, start, end []byte) 
 		o := rpcOutcome(err)
 		c.renew(r, cl, &o)
 		if err := r.after(sh, st, o); err != nil {
-			return nil, c.conclude(r, cl, err)
+			return nil, concludePiece(c.conclude(r, cl, err), sh)
 		}
 	}
+}
+
+// concludePiece makes the outcome of a piece be asked for where the piece was
+// sent.
+func concludePiece(err error, sh *shard) error {
+	if unknown, ok := err.(*OutcomeUnknownError); ok {
+		unknown.shard = sh
+	}
+	return err
+}
+
+// keyOn returns a key in a slot that the shard owns: what is remembered of a
+// piece belongs to a slot, and a range may have none.
+func (c *Client) keyOn(sh *shard) []byte {
+	t := c.table.Load()
+	for i := range slot.Count {
+		key := strconv.AppendInt(nil, int64(i), 10)
+		if t == nil || t.bySlot[slot.Of(key)] == sh {
+			return key
+		}
+	}
+	return []byte{'0'} // no slot: the shard will say so
 }

@@ -83,6 +83,9 @@ func (f *fetch) follow(r *retry, err error) error {
 	if o.course == expired {
 		o.course = final
 	}
+	if f.opts.at != 0 {
+		o.refuseAhead()
+	}
 	return r.after(f.shard, at.seat, o)
 }
 
@@ -92,7 +95,7 @@ func (f *fetch) attempt(ctx context.Context, r *retry) (progress bool, err error
 	if err != nil {
 		return false, err
 	}
-	if f.opts.stale {
+	if f.stale() {
 		st = f.shard.pickReader()
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -145,7 +148,7 @@ func (f *fetch) request() (req *kvdpb.RangeRequest, probing bool) {
 		Reverse:   f.opts.reverse,
 		KeysOnly:  f.opts.keysOnly,
 		CountOnly: f.opts.countOnly,
-		Stale:     f.opts.stale,
+		Stale:     f.stale(),
 	}
 	if f.opts.limit > 0 && f.remaining == 0 {
 		req.Limit, req.KeysOnly = 1, true
@@ -153,6 +156,10 @@ func (f *fetch) request() (req *kvdpb.RangeRequest, probing bool) {
 	}
 	return req, false
 }
+
+// stale tells whether any replica may answer. One that lags behind a revision
+// that another one told would not know it: then it is the leader who has to.
+func (f *fetch) stale() bool { return f.opts.stale && f.revision == f.opts.at }
 
 // accept takes note of where the answer has got to and hands it over; false: the
 // consumer has left.

@@ -212,6 +212,9 @@ func (c *Client) afterCall(r *retry, cl *call, sh *shard, st *seat) error {
 	} else {
 		o = localOutcome(a.local, a.cause, a.sent)
 	}
+	if cl.kind == opGet && cl.get.Revision != 0 {
+		o.refuseAhead()
+	}
 	c.renew(r, cl, &o)
 	return r.after(sh, st, o)
 }

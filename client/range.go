@@ -96,6 +96,7 @@ func (o *rangeOptions) start() string {
 type scan struct {
 	client  *Client
 	cancel  context.CancelFunc
+	detach  func() bool // from the client's end
 	fetches sync.WaitGroup
 
 	sources []*source
@@ -144,7 +145,7 @@ func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32
 		s.cancel()
 		return nil, err
 	}
-	context.AfterFunc(c.ctx, s.cancel)
+	s.detach = context.AfterFunc(c.ctx, s.cancel)
 	for _, sh := range shards {
 		f := &fetch{
 			client:    c,
@@ -169,7 +170,8 @@ func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32
 func (s *scan) close() {
 	s.cancel()
 	s.fetches.Wait()
-	if len(s.sources) > 0 {
+	if s.detach != nil {
+		s.detach()
 		s.client.pending.leave(0)
 	}
 }

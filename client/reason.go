@@ -52,7 +52,8 @@ var reasons = map[kvdpb.Reason]struct {
 	kvdpb.Reason_REASON_OUTCOME_UNKNOWN:   {unsure, ErrOutcomeUnknown},
 	kvdpb.Reason_REASON_ATTEMPT_VOID:      {final, ErrVoid},
 	kvdpb.Reason_REASON_COMPACTED:         {final, ErrCompacted},
-	kvdpb.Reason_REASON_REVISION_AHEAD:    {final, ErrRevisionAhead},
+	// The client learned its revision from some node: the others will, too.
+	kvdpb.Reason_REASON_REVISION_AHEAD: {again, ErrRevisionAhead},
 	// A node that stops or fails may have handed the write on before.
 	kvdpb.Reason_REASON_STOPPING:        {unsure, errStopping},
 	kvdpb.Reason_REASON_DISK_FAILED:     {unsure, errDiskFailed},

@@ -44,6 +44,13 @@ func nodeOutcome(e *kvdpb.Error) outcome {
 	return outcome{course: c, err: err, detail: e}
 }
 
+// refuseAhead makes a revision that lies ahead final: it is the caller's own.
+func (o *outcome) refuseAhead() {
+	if o.detail.GetReason() == kvdpb.Reason_REASON_REVISION_AHEAD {
+		o.course = final
+	}
+}
+
 // rpcOutcome is the outcome of an RPC of its own that returned err.
 func rpcOutcome(err error) outcome {
 	if errors.Is(err, errNotSent) {
@@ -162,7 +169,10 @@ func (r *retry) reroute(sh *shard, st *seat, o outcome) time.Duration {
 		if hint := time.Duration(o.detail.RetryAfterMs) * time.Millisecond; hint > 0 {
 			return jitter(hint) + r.nextPause()
 		}
-	case o.course != expired:
+	case o.detail.Reason == kvdpb.Reason_REASON_REVISION_AHEAD:
+	case o.course == expired:
+		c.refresh() // for a newer revision to begin with
+	default:
 		sh.forget(st)
 		sh.reader.Add(1)
 		c.refresh()

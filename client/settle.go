@@ -20,6 +20,7 @@ type OutcomeUnknownError struct {
 	firstRev uint64
 	key      []byte
 	slot     uint16
+	shard    *shard // of a piece of a DeleteRange; nil: by the slot
 }
 
 // Error implements error.
@@ -49,7 +50,7 @@ type Settled struct {
 
 // unknown makes the error of a write that may have been executed. Its number
 // stays outstanding, so that the cluster keeps what it knows of it.
-func (c *Client) unknown(cl *call, cause error) error {
+func (c *Client) unknown(cl *call, cause error) *OutcomeUnknownError {
 	return &OutcomeUnknownError{
 		Cause:    cause,
 		client:   c,
@@ -70,7 +71,7 @@ func (e *OutcomeUnknownError) Settle(ctx context.Context) (Settled, error) {
 	c := e.client
 	var resp *kvdpb.SettleResponse
 	key := string(e.key)
-	err := c.onLeader(ctx, e.slot, nil, func(ctx context.Context, t target) error {
+	err := c.onLeader(ctx, e.slot, e.shard, func(ctx context.Context, t target) error {
 		var err error
 		resp, err = t.kv.Settle(ctx, &kvdpb.SettleRequest{
 			Header:   t.header,
@@ -103,9 +104,6 @@ func (e *OutcomeUnknownError) Settle(ctx context.Context) (Settled, error) {
 type target struct {
 	kv     kvdpb.KVClient
 	header *kvdpb.Header
-	shard  *shard
-	// unsent is called when the RPC can no longer be said not to have been sent.
-	retry *retry
 }
 
 // onLeader calls rpc at the leader of the slot's shard (or of sh if that is not
@@ -171,7 +169,7 @@ func (r *retry) once(st *seat, sh *shard, rpc func(context.Context, target) erro
 	defer cancel()
 	conn, err := st.node.connected(ctx)
 	if err == nil {
-		err = rpc(ctx, target{kv: kvdpb.NewKVClient(conn), header: r.client.header(sh.id), shard: sh, retry: r})
+		err = rpc(ctx, target{kv: kvdpb.NewKVClient(conn), header: r.client.header(sh.id)})
 	}
 	if err == nil {
 		st.node.hear()
