@@ -81,23 +81,28 @@ type answer struct {
 	staleMilli uint64
 }
 
-var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+// newCalls returns a pool of calls. Each client has its own: what waits on a
+// call's channel must not outlive whatever the client lives in, as the bubble of
+// a test in virtual time.
+func newCalls() *sync.Pool {
+	return &sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+}
 
-func newCall(kind opKind) *call {
-	cl := callPool.Get().(*call)
+func (c *Client) newCall(kind opKind) *call {
+	cl := c.calls.Get().(*call)
 	cl.kind = kind
 	return cl
 }
 
 // free returns the call to the pool. Nobody else may know it any more.
-func (cl *call) free() {
+func (c *Client) free(cl *call) {
 	if cap(cl.buf) > maxPooledCall {
 		cl.buf = nil
 	}
 	cl.space, cl.seq, cl.firstRev, cl.finished = nil, 0, 0, false
 	cl.stale, cl.next = false, nil
 	cl.answer = answer{}
-	callPool.Put(cl)
+	c.calls.Put(cl)
 }
 
 // setKey copies key and value; both results lie in buf.

@@ -16,13 +16,15 @@ type Client struct {
 	attemptMilli uint32 // Config.AttemptTimeout for the nodes
 	random       uint32 // so that clients differ in which replicas they read
 
-	ctx     context.Context // ends with Close
+	started time.Time       // what suspicion of nodes is timed from
+	ctx     context.Context //nolint:containedctx // the life of the client's goroutines: it ends with Close
 	cancel  context.CancelFunc
 	running sync.WaitGroup // the client's goroutines
 
 	tick     atomic.Uint32 // of sweep
 	revision atomic.Uint64 // highest revision known
 	pending  *pending
+	calls    *sync.Pool // of *call
 
 	table  atomic.Pointer[table] // nil until a map has been learned
 	mapped chan struct{}         // closed when it has
@@ -50,6 +52,8 @@ func New(cfg Config) (*Client, error) {
 		attemptMilli: uint32(cfg.AttemptTimeout.Milliseconds()),
 		random:       rand.Uint32N(1 << 16),
 		pending:      newPending(cfg.MaxPending, cfg.MaxPendingBytes),
+		calls:        newCalls(),
+		started:      time.Now(),
 		mapped:       make(chan struct{}),
 		outdated:     make(chan struct{}, 1),
 	}

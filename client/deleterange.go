@@ -144,7 +144,8 @@ func (c *Client) deletePiece(ctx context.Context, sh *shard, start, end []byte) 
 // concludePiece makes the outcome of a piece be asked for where the piece was
 // sent.
 func concludePiece(err error, sh *shard) error {
-	if unknown, ok := err.(*OutcomeUnknownError); ok {
+	var unknown *OutcomeUnknownError
+	if errors.As(err, &unknown) {
 		unknown.shard = sh
 	}
 	return err

@@ -61,19 +61,19 @@ func (f *fetch) run(ctx context.Context) {
 	}
 }
 
-// failedAt is an error of an attempt at a node.
-type failedAt struct {
+// attemptError is the failure of an attempt at a node.
+type attemptError struct {
 	seat *seat
 	err  error
 }
 
-func (e *failedAt) Error() string { return e.err.Error() }
-func (e *failedAt) Unwrap() error { return e.err }
+func (e *attemptError) Error() string { return e.err.Error() }
+func (e *attemptError) Unwrap() error { return e.err }
 
 // follow prepares the next attempt, or returns the error to end with.
 func (f *fetch) follow(r *retry, err error) error {
-	at, ok := err.(*failedAt)
-	if !ok {
+	var at *attemptError
+	if !errors.As(err, &at) {
 		return err
 	}
 	if r.ctx.Err() != nil {
@@ -104,7 +104,7 @@ func (f *fetch) attempt(ctx context.Context, r *retry) (progress bool, err error
 	defer w.stop()
 	conn, err := st.node.connected(ctx)
 	if err != nil {
-		return false, &failedAt{st, err}
+		return false, &attemptError{st, err}
 	}
 	req, probing := f.request()
 	stream, err := kvdpb.NewKVClient(conn).Range(ctx, req)
@@ -130,10 +130,10 @@ func (f *fetch) attempt(ctx context.Context, r *retry) (progress bool, err error
 	if errors.Is(err, io.EOF) {
 		return progress, nil
 	}
-	if context.Cause(ctx) == errSilent {
+	if errors.Is(context.Cause(ctx), errSilent) {
 		err = status.Error(codes.DeadlineExceeded, errSilent.Error())
 	}
-	return progress, &failedAt{st, err}
+	return progress, &attemptError{st, err}
 }
 
 // request returns what is left to ask for. With a limit that has been reached
@@ -199,7 +199,7 @@ func (f *fetch) hand(ctx context.Context, p fetched) bool {
 type watchdog struct {
 	client *Client
 	node   *node
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // of the attempt that is watched
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
 	probes sync.WaitGroup

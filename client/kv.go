@@ -22,13 +22,13 @@ func (c *Client) Put(ctx context.Context, key string, value []byte, opts ...PutO
 	if err := checkKeyValue(key, value); err != nil {
 		return PutResult{}, &Error{Op: "put", Key: key, Err: err}
 	}
-	cl := newCall(opPut)
+	cl := c.newCall(opPut)
 	cl.setPut(key, value, &o)
 	if err := c.run(ctx, cl); err != nil {
 		return PutResult{}, &Error{Op: "put", Key: key, Err: err}
 	}
 	res := PutResult{Revision: cl.answer.revision, Prev: prevKeyValue(cl.answer.kv, key)}
-	cl.free()
+	c.free(cl)
 	return res, nil
 }
 
@@ -42,14 +42,14 @@ func (c *Client) Delete(ctx context.Context, key string, opts ...DeleteOption) (
 	if err := checkKeyValue(key, nil); err != nil {
 		return DeleteResult{}, &Error{Op: "delete", Key: key, Err: err}
 	}
-	cl := newCall(opDelete)
+	cl := c.newCall(opDelete)
 	cl.setDelete(key, &o)
 	if err := c.run(ctx, cl); err != nil {
 		return DeleteResult{}, &Error{Op: "delete", Key: key, Err: err}
 	}
 	a := &cl.answer
 	res := DeleteResult{Revision: a.revision, Deleted: a.deleted, Prev: prevKeyValue(a.kv, key)}
-	cl.free()
+	c.free(cl)
 	return res, nil
 }
 
@@ -76,7 +76,7 @@ func (c *Client) GetWithInfo(ctx context.Context, key string, opts ...GetOption)
 	if err := checkKeyValue(key, nil); err != nil {
 		return GetResult{}, &Error{Op: "get", Key: key, Err: err}
 	}
-	cl := newCall(opGet)
+	cl := c.newCall(opGet)
 	cl.setGet(key, &o)
 	if err := c.run(ctx, cl); err != nil {
 		return GetResult{}, &Error{Op: "get", Key: key, Err: err}
@@ -86,7 +86,7 @@ func (c *Client) GetWithInfo(ctx context.Context, key string, opts ...GetOption)
 	if a.kv != nil {
 		res.Found, res.KV = true, keyValue(a.kv, key)
 	}
-	cl.free()
+	c.free(cl)
 	return res, nil
 }
 
@@ -95,16 +95,16 @@ func (c *Client) GetWithInfo(ctx context.Context, key string, opts ...GetOption)
 // others it has been taken care of.
 func (c *Client) run(ctx context.Context, cl *call) error {
 	if err := ctx.Err(); err != nil {
-		cl.free()
+		c.free(cl)
 		return &deadlineError{ctxErr: err}
 	}
 	if c.closing.Load() {
-		cl.free()
+		c.free(cl)
 		return ErrClosed
 	}
 	weight := cl.weight
 	if err := c.pending.enter(ctx, weight, c.cfg.Timeout); err != nil {
-		cl.free()
+		c.free(cl)
 		return err
 	}
 	err := c.runAdmitted(ctx, cl)
@@ -170,7 +170,7 @@ func (c *Client) runOn(ctx context.Context, cl *call, sh *shard, st *seat, err e
 	for {
 		if st != nil {
 			if err != nil {
-				return c.abandon(r, cl, known, err == errAbandonedSent)
+				return c.abandon(r, cl, known, errors.Is(err, errAbandonedSent))
 			}
 			if cl.answer.fail == nil && cl.answer.local == nil {
 				return nil
@@ -236,7 +236,7 @@ func (c *Client) renew(r *retry, cl *call, o *outcome) {
 // giveUp ends a call that has failed with err.
 func (c *Client) giveUp(r *retry, cl *call, err error) error {
 	err = c.conclude(r, cl, err)
-	cl.free()
+	c.free(cl)
 	return err
 }
 

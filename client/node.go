@@ -34,7 +34,7 @@ type node struct {
 	addr   string
 
 	heard   atomic.Uint32 // tick of the latest message from it
-	suspect atomic.Int64  // Unix nanoseconds until which it is avoided; 0: it is not
+	suspect atomic.Int64  // nanoseconds after the client's start until which it is avoided; 0: it is not
 	asking  atomic.Bool   // a GetMap is under way
 
 	mu       sync.Mutex // guards what follows
@@ -131,7 +131,7 @@ func (n *node) connected(ctx context.Context) (*grpc.ClientConn, error) {
 // avoid makes the next attempts try other nodes, for as long as one attempt may
 // take.
 func (n *node) avoid() {
-	n.suspect.Store(time.Now().Add(n.client.cfg.AttemptTimeout).UnixNano())
+	n.suspect.Store(int64(time.Since(n.client.started) + n.client.cfg.AttemptTimeout))
 }
 
 func (n *node) avoided() bool {
@@ -139,7 +139,7 @@ func (n *node) avoided() bool {
 	if until == 0 {
 		return false
 	}
-	if time.Now().UnixNano() < until {
+	if int64(time.Since(n.client.started)) < until {
 		return true
 	}
 	n.suspect.CompareAndSwap(until, 0)

@@ -15,8 +15,8 @@ import (
 const (
 	minPause = 5 * time.Millisecond
 	maxPause = 250 * time.Millisecond
-	// maxStretch is how many times the attempt timeout grows at most.
-	maxStretch = 4
+	// maxStretchShift is how many times the attempt timeout is doubled at most.
+	maxStretchShift = 2
 )
 
 // outcome is how an attempt failed.
@@ -69,8 +69,8 @@ func rpcOutcome(err error) outcome {
 // retry drives the attempts of one operation on one shard.
 type retry struct {
 	client   *Client
-	ctx      context.Context
-	deadline time.Time // of ctx, or by Config.Timeout
+	ctx      context.Context //nolint:containedctx // of the operation, whose attempts it bounds
+	deadline time.Time       // of ctx, or by Config.Timeout
 	attempts int
 	silent   int // attempts without an answer
 	followed int // redirects in a row
@@ -90,10 +90,10 @@ func (c *Client) newRetry(ctx context.Context) *retry {
 // timeout returns how long the next attempt may take.
 func (r *retry) timeout() time.Duration {
 	t := r.client.cfg.AttemptTimeout
-	for range min(r.silent, 2) { // doubled up to maxStretch
-		t *= 2
+	if r.silent < maxStretchShift {
+		return t << r.silent
 	}
-	return t
+	return t << maxStretchShift
 }
 
 // left returns how long the operation may still take.

@@ -218,7 +218,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	for _, ms := range m.Shards {
-		st.Shards = append(st.Shards, mergeShard(ms, m.Leaders[ms.ID], answers))
+		st.Shards = append(st.Shards, mergeShard(ms, answers))
 	}
 	st.Revision = c.revision.Load()
 	return st, nil
@@ -233,9 +233,8 @@ func (n *NodeStatus) merge(resp *kvdpb.NodeStatusResponse) {
 }
 
 // mergeShard merges what the nodes say of a shard. A replica that says it leads
-// is the leader if no other says so of a higher term; without one, it is the
-// node that the map's leader list names, if that is alive.
-func mergeShard(ms MapShard, listed string, answers []*kvdpb.NodeStatusResponse) ShardStatus {
+// is the leader if no other says so of a higher term.
+func mergeShard(ms MapShard, answers []*kvdpb.NodeStatusResponse) ShardStatus {
 	s := ShardStatus{ID: ms.ID, Slots: ms.Slots}
 	var best *kvdpb.ReplicaStatus
 	for _, id := range ms.Replicas {
@@ -369,7 +368,7 @@ func (c *Client) checkDisk(ctx context.Context, n *node, d *DiskCheck) error {
 	switch {
 	case errors.Is(err, io.EOF):
 		return d.Err
-	case context.Cause(ctx) == errSilent:
+	case errors.Is(context.Cause(ctx), errSilent):
 		return errSilent
 	}
 	return rpcOutcome(err).err

@@ -214,7 +214,7 @@ func (n *node) endStream(st *stream, cause error) {
 // failQueued ends all calls that wait to be sent.
 func (n *node) failQueued(cause error) {
 	n.mu.Lock()
-	var lists []*call
+	lists := make([]*call, 0, len(n.lanes))
 	for _, l := range n.lanes {
 		lists = append(lists, l.drain())
 		l.ready = false
