@@ -97,6 +97,7 @@ func (r *Replica) abdicate(e *engine, term uint64) {
 // accede makes the replica ready to serve as the leader of term, and begins its
 // reign.
 func (r *Replica) accede(ctx context.Context, e *engine, term uint64) error {
+	start := time.Now()
 	// The barrier was appended in this term if raft leads in it both before
 	// and after.
 	if err := await(ctx, e.raft.Barrier(r.cfg.timing.Election)); err != nil {
@@ -105,6 +106,7 @@ func (r *Replica) accede(ctx context.Context, e *engine, term uint64) error {
 	if !e.leads(term) {
 		return raft.ErrLeadershipLost
 	}
+	r.reader.proved(start)
 	if r.store.State().Slots == nil {
 		if err := r.initSlots(ctx, e, term); err != nil {
 			return fmt.Errorf("initialise slots: %w", err)

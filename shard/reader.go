@@ -18,7 +18,7 @@ type reader struct {
 
 	mu        sync.Mutex // guards what follows
 	next      *round     // nil: nobody waits
-	confirmed time.Time  // begin of the last round that succeeded
+	confirmed time.Time  // when last known to lead and to have applied all that was acknowledged
 }
 
 // round is shared by the reads that arrived before it began.
@@ -86,9 +86,7 @@ func (rd *reader) run(ctx context.Context) {
 		start := time.Now()
 		n.err = rd.hold(ctx)
 		if n.err == nil {
-			rd.mu.Lock()
-			rd.confirmed = start
-			rd.mu.Unlock()
+			rd.proved(start)
 			rd.r.metrics.readSeconds.Observe(time.Since(start).Seconds())
 		} else {
 			rd.r.metrics.readFailures.Inc()
@@ -141,15 +139,25 @@ func (rd *reader) failed(ctx context.Context, g *reign, err error) error {
 	}
 }
 
-// age tells how long ago leadership was last proved, and has it proved afresh
-// in the background if that is long ago; ok is false if it never was.
+// age tells how long ago leadership was last proved; ok is false if it never
+// was. A leader has it proved afresh in the background if that is long ago.
 func (rd *reader) age() (age time.Duration, ok bool) {
 	rd.mu.Lock()
 	at := rd.confirmed
 	rd.mu.Unlock()
 	age = time.Since(at)
-	if age > rd.r.cfg.timing.Heartbeat/10 {
+	if rd.r.leading() && age > rd.r.cfg.timing.Heartbeat/10 {
 		rd.join()
 	}
 	return age, !at.IsZero()
+}
+
+// proved notes that at some time this replica led and, by now, has applied all
+// that was acknowledged until then.
+func (rd *reader) proved(at time.Time) {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	if at.After(rd.confirmed) {
+		rd.confirmed = at
+	}
 }

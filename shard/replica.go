@@ -181,13 +181,15 @@ func (r *Replica) Propose(ctx context.Context, g *logpb.Group) ([]fsm.Outcome, e
 func (r *Replica) Linearize(ctx context.Context) error { return r.reader.linearize(ctx) }
 
 // Staleness returns an upper bound on how far the state here may lie back; ok
-// is false while none is known. On a leader it is the time since leadership was
-// last proved.
+// is false while none is known. It is the time since the replica was last known
+// to lead, or to be level with a leader.
 func (r *Replica) Staleness() (age time.Duration, ok bool) {
-	if r.leading() {
-		return r.reader.age()
+	led, hasLed := r.reader.age()
+	followed, hasFollowed := r.staleness.since()
+	if !hasLed || hasFollowed && followed < led {
+		return followed, hasFollowed
 	}
-	return r.staleness.since()
+	return led, true
 }
 
 // Leader returns the leader and the term as known here; node is empty if there
