@@ -12,6 +12,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,7 @@ type Cluster struct {
 	peers map[string]string
 	nodes map[string]*server.Node
 	conns map[string]*grpc.ClientConn
+	walls map[string]*atomic.Int64 // what each node's wall clock is ahead of the bubble's
 }
 
 // Start starts a cluster. It has to be called in a bubble, and closed there.
@@ -72,10 +74,13 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	c := &Cluster{
 		t: t, cfg: cfg, Net: memnet.New(),
 		peers: map[string]string{}, nodes: map[string]*server.Node{}, conns: map[string]*grpc.ClientConn{},
+		walls: map[string]*atomic.Int64{},
 	}
 	for i := range cfg.Nodes {
 		name := fmt.Sprintf("n%d", i+1)
 		c.peers[name] = net.JoinHostPort(name, PeerPort)
+		c.walls[name] = new(atomic.Int64)
+		c.walls[name].Store(int64(wallSkew))
 	}
 	for _, name := range c.Names() {
 		c.StartNode(name)
@@ -95,6 +100,7 @@ func (c *Cluster) StartNode(name string) {
 	if c.cfg.Log {
 		log = slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("host", name)
 	}
+	wall := c.walls[name]
 	n, err := server.Open(c.t.Context(), server.Config{
 		Name: name, DataDir: filepath.Join(c.cfg.Dir, name),
 		ListenClient:   net.JoinHostPort(name, ClientPort),
@@ -102,7 +108,7 @@ func (c *Cluster) StartNode(name string) {
 		ListenHTTP:     net.JoinHostPort(name, HTTPPort),
 		InitialCluster: c.peers, Shards: c.cfg.Shards,
 		Listen: host.Listen, Dial: host.Dial,
-		WallClock: func() time.Time { return time.Now().Add(wallSkew) },
+		WallClock: func() time.Time { return time.Now().Add(time.Duration(wall.Load())) },
 		Logger:    log,
 	})
 	if err != nil {
@@ -110,6 +116,9 @@ func (c *Cluster) StartNode(name string) {
 	}
 	c.nodes[name] = n
 }
+
+// JumpWall moves a node's wall clock by d, which may be negative.
+func (c *Cluster) JumpWall(name string, d time.Duration) { c.walls[name].Add(int64(d)) }
 
 // Node returns a running node, or nil.
 func (c *Cluster) Node(name string) *server.Node { return c.nodes[name] }
@@ -128,7 +137,7 @@ func (c *Cluster) StopNode(name string) {
 // Close stops what runs.
 func (c *Cluster) Close() {
 	for _, conn := range c.conns {
-		conn.Close()
+		_ = conn.Close()
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.nodes)) {
 		c.StopNode(name)
