@@ -62,6 +62,8 @@ func (f *delFlags) check(cmd *cobra.Command, args []string) error {
 		return usagef("an empty prefix or start would delete all keys: say --all if you mean that")
 	case changed("end") && f.end == "":
 		return usagef("--end is empty: leave it out to delete to the end")
+	case f.end != "" && f.end <= f.start:
+		return usagef("the range is empty: its end %q is not after its start %q", f.end, f.start)
 	case len(args) == 0 && (changed("if-revision") || f.prev):
 		return usagef("--if-revision and --prev go with a single KEY")
 	}

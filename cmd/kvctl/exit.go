@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/kvd-io/kvd/client"
@@ -71,6 +72,7 @@ func oneLine(s string) string {
 func nextStep(command string, err error) string {
 	var usage *usageError
 	var compacted *client.CompactedError
+	var file *fs.PathError
 	switch {
 	case errors.As(err, &usage):
 		return fmt.Sprintf("see '%s --help'", command)
@@ -98,6 +100,10 @@ func nextStep(command string, err error) string {
 		return fmt.Sprintf("a key has 1 to %d bytes", client.MaxKeySize)
 	case errors.Is(err, client.ErrValueTooLarge):
 		return "split the value over several keys"
+	case errors.Is(err, client.ErrInvalid):
+		return "nothing was done: correct the request"
+	case errors.As(err, &file):
+		return "name a file that can be read, or - for stdin"
 	case errors.Is(err, client.ErrInternal):
 		return "this is a defect in kvd: please report it with the node's log"
 	case errors.Is(err, context.Canceled):

@@ -82,7 +82,7 @@ func readBounded(r io.Reader, name string) ([]byte, error) {
 		return nil, fmt.Errorf("read value from %s: %w", name, err)
 	}
 	if len(value) > maxInput {
-		return nil, fmt.Errorf("%w: %s has more than %d bytes", client.ErrValueTooLarge, name, maxInput)
+		return nil, fmt.Errorf("%w: %s has more than %d bytes, the limit is %d", client.ErrValueTooLarge, name, maxInput, client.MaxValueSize)
 	}
 	return value, nil
 }

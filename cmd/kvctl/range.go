@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -134,6 +135,9 @@ func (a *app) count(ctx context.Context, c *client.Client, f rangeFlags) error {
 func (a *app) scan(ctx context.Context, c *client.Client, f rangeFlags) error {
 	out := a.newRangeWriter(f)
 	info, token, err := scanTo(ctx, c, f, out)
+	if f.token != "" && errors.Is(err, client.ErrInvalid) {
+		return &usageError{err} // the token is damaged, or of another range
+	}
 	if err != nil {
 		return err
 	}
