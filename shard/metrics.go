@@ -49,6 +49,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	seconds := prometheus.ExponentialBuckets(100e-6, 2, 16) // to 3 s
 	m := &metrics{
+		store:     store.NewMetrics(reg),
+		fsm:       fsm.NewMetrics(reg),
+		log:       raftlog.NewMetrics(reg),
+		clock:     hlc.NewMetrics(reg),
+		transport: transport.NewMetrics(reg),
+
 		leaderChanges:   counter("kvd_shard_leaderships_total", "Times that this node began to lead the shard."),
 		voidEntries:     counter("kvd_shard_reproposed_entries_total", "Entries that were void where they applied, and proposed again."),
 		entryCommands:   histogram("kvd_shard_entry_commands", "Commands in a log entry.", prometheus.ExponentialBuckets(1, 2, 12)),
