@@ -238,7 +238,6 @@ type generator struct {
 	index  uint64
 	term   uint64
 	rev    uint64
-	floor  uint64
 	seqs   [8]uint64
 	acked  [8]uint64
 	recent []*logpb.Group

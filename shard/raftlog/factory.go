@@ -115,7 +115,7 @@ func (f *Factory) Close() error {
 		}
 	}
 	f.mu.Unlock()
-	var errs []error
+	errs := make([]error, 0, len(logs))
 	for _, l := range logs {
 		errs = append(errs, l.Close())
 	}

@@ -55,7 +55,7 @@ func inspect(files vfs.FS, path string) (found contents, err error) {
 	if err != nil {
 		return contents{}, openError(path, err)
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }() // it was only read
 	err = db.View(func(tx *bbolt.Tx) error {
 		if size, err := file.Stat(); err != nil || size.Size() < tx.Size() {
 			return fmt.Errorf("%w: %s is cut: it should have at least %d bytes", ErrCorrupt, path, tx.Size())

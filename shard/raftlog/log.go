@@ -33,7 +33,6 @@ type Log struct {
 	metrics   shardMetrics
 	onFailure func(error)
 	onClose   func()
-	opened    time.Time // base of the times in write
 
 	watch  watch
 	closed atomic.Bool

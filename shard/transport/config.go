@@ -139,7 +139,8 @@ type GroupConfig struct {
 	// OnHeartbeat is told of each accepted heartbeat of the leader. Default: none.
 	OnHeartbeat func(leader string, term, commit uint64)
 	// Healthy is false while the group must not look like a living leader, as
-	// when its disk stalls. Default: always true.
+	// when its disk stalls: its appends, heartbeats and read rounds fail. Default:
+	// always true.
 	Healthy func() bool
 	// Admit is asked before an append with records is given to Raft; it waits
 	// while memory is over its budget. Default: none.

@@ -27,7 +27,7 @@ type Group struct {
 
 	appends chan inboundAppend
 
-	ctx    context.Context // done when the group is closed
+	ctx    context.Context //nolint:containedctx // the group's life; done when it is closed
 	cancel context.CancelFunc
 	done   <-chan struct{} // of ctx
 
@@ -141,6 +141,11 @@ func isHeartbeat(a *raft.AppendEntriesRequest) bool {
 // of other groups. It may shorten args.Entries to what it sends.
 func (g *Group) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	*resp = raft.AppendEntriesResponse{} // raft reuses it
+	// Raft's notices of the commit index count as signs of life at the follower,
+	// too, so it is not enough to hold back heartbeats.
+	if !g.cfg.Healthy() {
+		return ErrUnhealthy
+	}
 	if isHeartbeat(args) {
 		return g.sendHeartbeat(string(id), args, resp)
 	}

@@ -22,9 +22,6 @@ func (g *Group) sendHeartbeat(node string, args *raft.AppendEntriesRequest, resp
 		return ErrGroupClosed
 	default:
 	}
-	if !g.cfg.Healthy() {
-		return ErrUnhealthy
-	}
 	p := g.t.peer(node)
 	h := &heartbeatCall{done: make(chan beatResult, 1)}
 	p.pulse.add(g, args.Term, true, uint32(args.ProtocolVersion), h)
@@ -154,7 +151,7 @@ func (g *Group) heartbeatRequest(from *peer, b *peerpb.Heartbeat) *raft.AppendEn
 	if !b.Raft { // a read round carries none
 		protocol = raft.ProtocolVersionMax
 	}
-	return &raft.AppendEntriesRequest{RPCHeader: from.header(protocol), Term: b.Term, Leader: from.name}
+	return &raft.AppendEntriesRequest{RPCHeader: from.header(protocol), Term: b.Term}
 }
 
 // finishBeat turns Raft's answer into the beat's result.

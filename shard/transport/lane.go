@@ -28,10 +28,10 @@ func (l lane) valid() bool {
 
 // String returns the lane's name in metrics and logs.
 func (l lane) String() string {
-	switch {
-	case l == laneFast:
+	switch l {
+	case laneFast:
 		return "fast"
-	case l == laneSnapshot:
+	case laneSnapshot:
 		return "snapshot"
 	default:
 		return "append" + strconv.Itoa(int(l-laneAppend))

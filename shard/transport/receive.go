@@ -54,7 +54,7 @@ func (t *Transport) handleAppend(c *conn, id uint64, body []byte) error {
 		c.sendFailure(id, ErrUnknownGroup)
 		return nil
 	}
-	req.ID, req.Addr, req.Leader = c.peer.name, c.peer.name, c.peer.name
+	req.ID, req.Addr = c.peer.name, c.peer.name
 	select {
 	case g.appends <- inboundAppend{c, id, req}:
 	default:
@@ -189,7 +189,7 @@ func (t *Transport) handleVote(c *conn, kd kind, id uint64, body []byte) error {
 		}
 	} else {
 		command = &raft.RequestVoteRequest{
-			RPCHeader: header, Term: m.Term, Candidate: c.peer.name,
+			RPCHeader: header, Term: m.Term,
 			LastLogIndex: m.LastLogIndex, LastLogTerm: m.LastLogTerm, LeadershipTransfer: m.LeadershipTransfer,
 		}
 	}

@@ -16,7 +16,7 @@ import (
 type Transport struct {
 	cfg    Config
 	began  time.Time
-	ctx    context.Context // done when the transport closes
+	ctx    context.Context //nolint:containedctx // the transport's life; done when it closes
 	cancel context.CancelFunc
 
 	// groups is copied on each change, so that the receiving side reads it
@@ -99,6 +99,15 @@ func (t *Transport) peer(node string) *peer {
 	}
 	t.mu.Unlock()
 	return p
+}
+
+// Meet sees to it that this node keeps in touch with another one, even if no
+// group of theirs has anything to say: it connects, and exchanges clocks every
+// second.
+func (t *Transport) Meet(node string) {
+	if node != t.cfg.Node {
+		t.peer(node)
+	}
 }
 
 // LastHeard returns when the last message of a node arrived, to within a

@@ -1,6 +1,7 @@
 package memnet
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -174,7 +175,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, nil
 		}
 		n, wait, err := c.in.read(p)
-		if err == io.EOF { // not wrapped: callers compare it
+		if errors.Is(err, io.EOF) { // handed on as it is: callers compare it
 			return 0, io.EOF
 		}
 		if err != nil {

@@ -103,7 +103,7 @@ func TestBlockHoldsCloseAndDial(t *testing.T) {
 		}
 		n.Heal()
 		_ = b.SetReadDeadline(time.Time{})
-		if _, err := b.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := b.Read(make([]byte, 1)); err != io.EOF { //nolint:errorlint // net.Conn gives it unwrapped
 			t.Fatalf("read after the close arrived: %v", err)
 		}
 		if _, err := b.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
