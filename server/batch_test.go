@@ -112,7 +112,7 @@ func TestBatch(t *testing.T) {
 			}
 		}
 	}
-	many = many[:0]
+	many = make([]string, 0, 9)
 	for i := range 9 {
 		many = append(many, fmt.Sprintf("{t}large%d", i%3))
 	}

@@ -266,11 +266,19 @@ func (c Config) validatePeerPort() error {
 	if own == "" || c.AdvertisePeer != "" {
 		return nil
 	}
-	_, ownPort, err1 := net.SplitHostPort(own)
-	_, port, err2 := net.SplitHostPort(or(c.ListenPeer, DefaultListenPeer))
-	if err1 != nil || err2 != nil || ownPort == port {
+	ownPort, port := portOf(own), portOf(or(c.ListenPeer, DefaultListenPeer))
+	if ownPort == "" || port == "" || ownPort == port {
 		return nil // malformed addresses are reported elsewhere
 	}
 	return wrong("listen-peer", "port %s is not the port of %s=%s in --initial-cluster: correct one, or add --advertise-peer %s if the port is mapped",
 		port, or(c.Name, DefaultName), own, own)
+}
+
+// portOf returns the port of an address; empty if there is none.
+func portOf(addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ""
+	}
+	return port
 }

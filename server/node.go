@@ -255,7 +255,7 @@ func (n *Node) closeHTTP() {
 	ctx, cancel := context.WithTimeout(context.Background(), httpCloseTimeout)
 	defer cancel()
 	if n.http.Shutdown(ctx) != nil {
-		n.http.Close() // what still runs is a profile, and can be cut off
+		_ = n.http.Close() // what still runs is a profile, and can be cut off
 	}
 	n.work.Wait()
 }

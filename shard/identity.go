@@ -68,8 +68,7 @@ func openDirectory(cfg Config) (*directory, error) {
 		return nil, fmt.Errorf("%w: %s is held by another process: %w", ErrDirInUse, d.path, err)
 	}
 	if err := d.load(cfg); err != nil {
-		d.close()
-		return nil, err
+		return nil, errors.Join(err, d.close())
 	}
 	d.clusterID.Store(&d.id.ClusterID)
 	return d, nil

@@ -135,7 +135,8 @@ func (n *Node) start(ctx context.Context) (err error) {
 // this node.
 func (n *Node) openReplicas(ctx context.Context, budget *store.Budget, m *metrics) error {
 	layout, _ := n.maps.get()
-	shards := []uint32{MetaShard}
+	shards := make([]uint32, 1, 1+len(layout.Shards))
+	shards[0] = MetaShard
 	for _, s := range layout.Shards {
 		shards = append(shards, s.Id)
 	}

@@ -119,7 +119,7 @@ func TestVirtualPartitionAndRecovery(t *testing.T) {
 		c.until(30*time.Second, func() error {
 			v, _, err := old.Store().Get(key, 0)
 			if err != nil || string(v.Value) != "after" {
-				return fmt.Errorf("the deposed leader has %q, %v", v.Value, err)
+				return fmt.Errorf("the deposed leader has %q, %w", v.Value, err)
 			}
 			return nil
 		})

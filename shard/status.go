@@ -80,10 +80,10 @@ func (r *Replica) role() string {
 // unready returns why the replica cannot serve; nil when it can.
 func (r *Replica) unready() error {
 	leader, _ := r.Leader()
-	switch {
-	case leader == "":
+	switch leader {
+	case "":
 		return fmt.Errorf("shard %d has no leader", r.id)
-	case leader == r.cfg.node:
+	case r.cfg.node:
 		if !r.IsLeader() {
 			return fmt.Errorf("shard %d: its leader here is not ready yet", r.id)
 		}
