@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,9 @@ import (
 
 // stopWait is how long a node may take to stop before it is killed.
 const stopWait = 30 * time.Second
+
+// errCleanExit is how a node ended that nobody had asked to stop.
+var errCleanExit = errors.New("status 0")
 
 // logTail is how much of a node's log is shown when it fails.
 const logTail = 2000
@@ -38,7 +42,7 @@ func (n *node) start() error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(n.binary, n.args...) //nolint:gosec,noctx // our own binary, stopped by signal
+	cmd := exec.Command(n.binary, n.args...) //nolint:noctx // our own binary, stopped by signal
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A node must not outlive a driver that is killed.
@@ -61,7 +65,7 @@ func (n *node) exited() error {
 	select {
 	case err := <-n.done:
 		n.done <- err
-		return fmt.Errorf("%s exited (%v):\n%s", n.name, err, n.tail())
+		return fmt.Errorf("%s exited: %w\n%s", n.name, cmp.Or(err, errCleanExit), n.tail())
 	default:
 		return nil
 	}
@@ -94,11 +98,11 @@ func (n *node) end(sig syscall.Signal) error {
 	cmd := n.cmd
 	n.cmd = nil
 	select {
-	case <-n.done:
+	case _ = <-n.done: // how it ended is what the signal asked for
 		return nil
 	case <-time.After(stopWait):
 		_ = cmd.Process.Kill()
-		<-n.done
+		_ = <-n.done
 		return fmt.Errorf("%s did not stop within %s and was killed", n.name, stopWait)
 	}
 }

@@ -19,7 +19,6 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	built = dir
 	for _, name := range []string{"kvd", "kvctl"} {
-		//nolint:noctx // built once for all tests of the process: no test's context may end it
 		out, err := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/kvd-io/kvd/cmd/"+name).CombinedOutput()
 		if err != nil {
 			return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
@@ -44,7 +43,7 @@ func Build(t testing.TB) string {
 func Run(m *testing.M) int {
 	code := m.Run()
 	if built != "" {
-		os.RemoveAll(built)
+		_ = os.RemoveAll(built) // only a temporary directory
 	}
 	return code
 }

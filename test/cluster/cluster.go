@@ -187,7 +187,7 @@ func (c *Cluster) StartNode(i int, extra ...string) {
 func (c *Cluster) Kill(i int) {
 	c.t.Helper()
 	c.signal(i, syscall.SIGKILL)
-	c.wait(i)
+	_ = c.wait(i) // killed: that is the error
 }
 
 // Stop stops node i gracefully (SIGTERM) and fails the test if it does not
@@ -323,7 +323,7 @@ func (c *Cluster) cleanup() {
 			if err != nil && !errors.Is(err, os.ErrProcessDone) {
 				c.t.Errorf("kill %s: %v", n.Name, err)
 			}
-			<-n.exit()
+			_ = <-n.exit() // killed: that is the error
 			n.exited(nil)
 		}
 		if c.t.Failed() {
