@@ -98,11 +98,11 @@ func (n *node) end(sig syscall.Signal) error {
 	cmd := n.cmd
 	n.cmd = nil
 	select {
-	case _ = <-n.done: // how it ended is what the signal asked for
+	case <-n.done: //nolint:errcheck // how it ended is what the signal asked for
 		return nil
 	case <-time.After(stopWait):
 		_ = cmd.Process.Kill()
-		_ = <-n.done
+		<-n.done //nolint:errcheck // killed: that is the error
 		return fmt.Errorf("%s did not stop within %s and was killed", n.name, stopWait)
 	}
 }

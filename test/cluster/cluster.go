@@ -323,7 +323,7 @@ func (c *Cluster) cleanup() {
 			if err != nil && !errors.Is(err, os.ErrProcessDone) {
 				c.t.Errorf("kill %s: %v", n.Name, err)
 			}
-			_ = <-n.exit() // killed: that is the error
+			<-n.exit() //nolint:errcheck // killed: that is the error
 			n.exited(nil)
 		}
 		if c.t.Failed() {
