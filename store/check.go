@@ -56,11 +56,14 @@ func (s *Store) Check(ctx context.Context) (CheckResult, error) {
 	}
 	s.mu.Unlock()
 	err = guard(func() error {
-		tx, err := f.db.Begin(false)
+		tx, err := f.begin()
 		if err != nil {
 			return err
 		}
 		defer tx.Rollback() //nolint:errcheck // of a read transaction
+		if err := checkPages(ctx, f.handle); err != nil {
+			return fmt.Errorf("structure: %w", err)
+		}
 		return c.check(tx)
 	})
 	if err != nil {
@@ -74,9 +77,8 @@ func (s *Store) Check(ctx context.Context) (CheckResult, error) {
 
 // checker gathers the faults of one file.
 type checker struct {
-	ctx     context.Context
-	result  CheckResult
-	dropped int // faults beyond maxFaults
+	ctx    context.Context //nolint:containedctx // of the one call of Check
+	result CheckResult
 
 	state       *snapshot
 	keys, bytes uint64

@@ -1,12 +1,8 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
-	"io/fs"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -38,7 +34,7 @@ type file struct {
 	idle    []*fileReader
 	users   int
 	retired bool
-	broken  bool // bbolt panicked while writing: its locks may be held for ever
+	broken  bool // bbolt panicked with its locks held, which will be for ever
 
 	closed   chan struct{} // closed once the file is
 	closeErr error         // valid then
@@ -57,7 +53,7 @@ type fileOptions struct {
 func openFile(path string, o fileOptions, create bool) (_ *file, err error) {
 	f := &file{closed: make(chan struct{})}
 	if !create {
-		if err := checkPages(path, o.fs); err != nil {
+		if err := checkLength(path, o.fs); err != nil {
 			return nil, err
 		}
 	}
@@ -108,6 +104,20 @@ func openError(err error) error {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return err
+}
+
+// begin begins a read transaction. The caller guards it, and ends it even if it
+// panics: a transaction that nobody ends keeps the file from being closed.
+func (f *file) begin() (*bbolt.Tx, error) {
+	panicked := true
+	defer func() {
+		if panicked {
+			f.breakDown()
+		}
+	}()
+	tx, err := f.db.Begin(false)
+	panicked = false
+	return tx, err
 }
 
 // abandon gives the handle back when bbolt cannot. Its map stays: after a
@@ -174,7 +184,8 @@ func (f *file) close() {
 	close(f.closed)
 }
 
-// breakDown notes that bbolt panicked in a write transaction.
+// breakDown notes that bbolt panicked where it holds locks: while it writes, or
+// begins a transaction.
 func (f *file) breakDown() {
 	f.mu.Lock()
 	f.broken = true
@@ -256,79 +267,4 @@ func recoverFault(err *error, before bool) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("read data file: %w: %v", ErrCorrupt, p)
 	}
-}
-
-// Offsets in bbolt's meta pages, which are read here before anything is mapped.
-const (
-	boltMagic       = 0xED0CDAED
-	boltMetaAt      = 16
-	boltMetaSumAt   = boltMetaAt + 56
-	boltMetaSize    = boltMetaSumAt + 8
-	boltMinPageSize = 1 << 10
-	boltMaxPageSize = 1 << 24
-)
-
-// checkPages reports whether the file at path is a bbolt file and as long as
-// its newest valid meta page says. bbolt does not look, and would fault on the
-// first page behind the end.
-func checkPages(path string, files vfs.FS) error {
-	h, err := files.OpenFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return fmt.Errorf("open data file: %w", err)
-	}
-	defer h.Close()
-	info, err := h.Stat()
-	if err != nil {
-		return fmt.Errorf("stat data file: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%w: not a regular file", ErrForeign)
-	}
-	var needed int64
-	var newest uint64
-	found, foreign := false, true
-	for _, at := range []int64{0, int64(os.Getpagesize())} {
-		meta := make([]byte, boltMetaSize)
-		if _, err := h.ReadAt(meta, at); err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("read data file: %w", err)
-		}
-		if binary.NativeEndian.Uint32(meta[boltMetaAt:]) == boltMagic {
-			foreign = false
-		}
-		end, txid, ok := parseMeta(meta)
-		if ok && (!found || txid > newest) {
-			found, newest, needed = true, txid, end
-		}
-	}
-	switch {
-	case info.Size() == 0:
-		return fmt.Errorf("%w: it is empty", ErrCorrupt)
-	case foreign:
-		return ErrForeign
-	case !found:
-		return fmt.Errorf("%w: no meta page is valid", ErrCorrupt)
-	case info.Size() < needed:
-		return fmt.Errorf("%w: %d bytes long, %d are in use", ErrCorrupt, info.Size(), needed)
-	}
-	return nil
-}
-
-// parseMeta returns the end of the pages in use and the transaction id of a
-// meta page, if it is one.
-func parseMeta(page []byte) (end int64, txid uint64, ok bool) {
-	u32 := func(at int) uint32 { return binary.NativeEndian.Uint32(page[boltMetaAt+at:]) }
-	u64 := func(at int) uint64 { return binary.NativeEndian.Uint64(page[boltMetaAt+at:]) }
-	sum := fnv.New64a()
-	sum.Write(page[boltMetaAt:boltMetaSumAt])
-	if u32(0) != boltMagic || sum.Sum64() != u64(56) {
-		return 0, 0, false
-	}
-	pageSize := int64(u32(8))
-	if pageSize < boltMinPageSize || pageSize > boltMaxPageSize {
-		return 0, 0, false
-	}
-	return int64(u64(40)) * pageSize, u64(48), true
 }

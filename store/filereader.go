@@ -35,20 +35,23 @@ func newFileReader(f *file) (*fileReader, error) {
 	// newer than it says, which costs it its place in the pool and no more.
 	r := &fileReader{generation: f.generation.Load()}
 	err := guard(func() error {
-		tx, err := f.db.Begin(false)
+		tx, err := f.begin()
 		if err != nil {
 			return err
 		}
+		r.tx = tx
 		state, err := readState(tx.Bucket(metaBucket))
 		if err != nil {
-			_ = tx.Rollback()
 			return err
 		}
-		r.tx, r.revision, r.keepSince = tx, state.Revision, state.KeepSince
+		r.revision, r.keepSince = state.Revision, state.KeepSince
 		r.cur = tx.Bucket(curBucket).Cursor()
 		return nil
 	})
 	if err != nil {
+		if r.tx != nil {
+			r.close()
+		}
 		return nil, fmt.Errorf("begin read: %w", err)
 	}
 	return r, nil

@@ -106,7 +106,7 @@ func (s *Store) inspect(path string) (meta SnapshotMeta, err error) {
 		return meta, err
 	}
 	err = guard(func() error {
-		tx, err := f.db.Begin(false)
+		tx, err := f.begin()
 		if err != nil {
 			return err
 		}

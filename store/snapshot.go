@@ -44,7 +44,7 @@ func (s *Store) stream(f *file) (meta SnapshotMeta, _ io.ReadCloser, err error) 
 	var tx *bbolt.Tx
 	err = guard(func() error {
 		var err error
-		if tx, err = f.db.Begin(false); err != nil {
+		if tx, err = f.begin(); err != nil {
 			return err
 		}
 		// Metadata and data come from the same transaction, or a checkpoint in

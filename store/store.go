@@ -204,7 +204,7 @@ func (s *Store) load(f *file) error {
 // loadState reads the state of f and fills the dedupe table from it.
 func (s *Store) loadState(f *file) (state *snapshot, size int64, err error) {
 	err = guard(func() error {
-		tx, err := f.db.Begin(false)
+		tx, err := f.begin()
 		if err != nil {
 			return err
 		}
@@ -254,12 +254,12 @@ func (s *Store) fail(cause error) error {
 	s.failOnce.Do(func() {
 		err := fmt.Errorf("%w: %w", ErrFailed, cause)
 		s.failure.Store(&err)
-		close(s.failed)
-		s.log.Error("store failed", "error", cause)
 		// A failed store never writes a checkpoint again. Others must not wait
 		// for its bytes.
 		s.config.Budget.part(s)
 		s.settle()
+		close(s.failed)
+		s.log.Error("store failed", "error", cause)
 		s.config.Metrics.fail(s)
 		s.config.OnFailure(err)
 	})
