@@ -159,16 +159,17 @@ func (s *Store) takeCheckpoint() bool {
 	if f == nil {
 		return false
 	}
-	start := time.Now()
+	timer := startTimer()
 	meta, err := s.writeCheckpoint(f)
 	if err != nil {
-		s.fail(fmt.Errorf("checkpoint: %w", err))
+		_ = s.fail(fmt.Errorf("checkpoint: %w", err)) // which tells whom it concerns
 		return false
 	}
 	s.publishCheckpoint(f, meta)
-	s.config.Metrics.checkpointed(s, time.Since(start), f.memtable.keys, f.memtable.bytes.Load())
+	took := timer.elapsed()
+	s.config.Metrics.checkpointed(s, took, f.memtable.keys)
 	s.log.Debug("checkpoint", "index", meta.Index, "keys", f.memtable.keys,
-		"bytes", f.memtable.bytes.Load(), "seconds", time.Since(start).Seconds())
+		"bytes", f.memtable.bytes.Load(), "seconds", took.Seconds())
 	s.checkpoint.finished()
 	s.config.OnCheckpoint(meta.Index)
 	return true

@@ -121,7 +121,7 @@ func (m *merge) next() bool {
 
 // advance moves one layer on; false: m.err is set.
 func (m *merge) advance(l *merged) bool {
-	ok, err := l.layer.next()
+	ok, err := l.next()
 	if err != nil {
 		m.err = err
 		return false

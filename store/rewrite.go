@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -44,7 +43,7 @@ func (s *Store) maybeRewrite() {
 	if total < s.config.RewriteMinBytes || free*100 < total*int64(s.config.RewriteFreePercent) {
 		return
 	}
-	start := time.Now()
+	timer := startTimer()
 	after, err := s.rewriteFile()
 	if err != nil {
 		// The data file is as it was: whatever has happened to the copy, a
@@ -57,7 +56,7 @@ func (s *Store) maybeRewrite() {
 		return
 	}
 	r.next = 0
-	s.log.Info("shrank the data file", "before", total, "after", after, "seconds", time.Since(start).Seconds())
+	s.log.Info("shrank the data file", "before", total, "after", after, "seconds", timer.elapsed().Seconds())
 }
 
 // rewriteFile replaces the data file by a copy without free pages.
@@ -113,7 +112,7 @@ func (s *Store) removeIfThere(path string) error {
 // copyInto copies all buckets of old into f and syncs it.
 func (s *Store) copyInto(f, old *file) error {
 	return guard(func() error {
-		src, err := old.db.Begin(false)
+		src, err := old.begin()
 		if err != nil {
 			return err
 		}
