@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -251,8 +252,8 @@ func or(a, b uint64) uint64 {
 }
 
 func isCompacted(err error, oldest uint64) bool {
-	c, ok := err.(*CompactedError)
-	return ok && c.Oldest == oldest
+	var c *CompactedError
+	return errors.As(err, &c) && c.Oldest == oldest
 }
 
 func (w *writer) checkRange(t testing.TB, s *Store, rng *rand.Rand, at uint64) {
@@ -369,6 +370,7 @@ func mustCheck(t testing.TB, s *Store) {
 }
 
 func TestModel(t *testing.T) {
+	t.Parallel()
 	for _, keys := range []int{20, 2000} {
 		t.Run(fmt.Sprint(keys, " keys"), func(t *testing.T) { testModel(t, keys) })
 	}
