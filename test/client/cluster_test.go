@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,12 +18,34 @@ const clientHost = "app"
 // inCluster runs a test against three nodes in virtual time.
 func inCluster(t *testing.T, cfg sim.Config, test func(t *testing.T, c *sim.Cluster)) {
 	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = dataDir(t)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		c := sim.Start(t, cfg)
 		defer c.Close()
 		c.WaitReady(30*time.Second, c.Names()...)
 		test(t, c)
 	})
+}
+
+// memoryDisk is a file system in memory, where there is one: what is tested here
+// does not depend on the disk, and syncs are most of the time that a cluster in
+// virtual time takes.
+const memoryDisk = "/dev/shm"
+
+func dataDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(memoryDisk, "kvd-client-test")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // connect returns a client that is closed with the test. cfg lacks endpoints
