@@ -112,12 +112,12 @@ func TestBatch(t *testing.T) {
 			}
 		}
 	}
-	many = make([]string, 0, 9)
+	larges := make([]string, 0, 9)
 	for i := range 9 {
-		many = append(many, fmt.Sprintf("{t}large%d", i%3))
+		larges = append(larges, fmt.Sprintf("{t}large%d", i%3))
 	}
 	answered := 0
-	for i, g := range b.call(&kvdpb.BatchRequest{Id: 7, Gets: getOps(many...)}).Gets {
+	for i, g := range b.call(&kvdpb.BatchRequest{Id: 7, Gets: getOps(larges...)}).Gets {
 		switch {
 		case g.Error.GetReason() == kvdpb.Reason_REASON_OVERLOADED:
 		case len(g.Kv.GetValue()) == server.MaxValueBytes:

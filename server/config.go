@@ -59,6 +59,8 @@ type Config struct {
 
 	// Timing of the Raft groups.
 	Timing shard.Timing
+	// Retention bounds what a shard remembers.
+	Retention shard.Retention
 	// MemtableBytes and UncheckpointedBytes bound the memory of applied writes
 	// that are not in the data files yet: per shard, and in all.
 	MemtableBytes, UncheckpointedBytes int64

@@ -99,7 +99,7 @@ func (n *Node) openShards(ctx context.Context) error {
 		Listener: n.ports.peer, Dial: cfg.Dial, WallClock: cfg.WallClock,
 		AdvertiseClient: cfg.AdvertiseClient, AdvertisePeer: cfg.AdvertisePeer, AdvertiseHTTP: cfg.AdvertiseHTTP,
 		Version: cfg.Version, InitialCluster: cfg.InitialCluster,
-		Shards: or(cfg.Shards, DefaultShards), Replicas: cfg.Replicas, Timing: cfg.Timing,
+		Shards: or(cfg.Shards, DefaultShards), Replicas: cfg.Replicas, Timing: cfg.Timing, Retention: cfg.Retention,
 		MemtableBytes: cfg.MemtableBytes, UncheckpointedBytes: cfg.UncheckpointedBytes,
 		Logger: cfg.Logger, Registry: cfg.Registry,
 	})

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvd-io/kvd/shard/raftlog"
 	"github.com/kvd-io/kvd/shard/transport"
 )
 
@@ -17,6 +19,9 @@ const (
 	// maxAppendEntries is how many entries raft stores, sends or applies at
 	// once; their bytes are bounded by the proposer and the transport.
 	maxAppendEntries = 256
+	// stopTimeout bounds the wait for raft to stop: if the disk hangs it never
+	// does.
+	stopTimeout = 10 * time.Second
 	// snapshotNever: raft takes snapshots only when told to, after checkpoints.
 	snapshotNever = 24 * time.Hour
 )
@@ -29,6 +34,8 @@ type engine struct {
 	notify  chan bool
 	drained chan struct{} // closed when nobody reads notify any more
 	stopped sync.Once
+	gone    chan struct{} // closed when raft answers nothing any more
+	stopErr error         // set before gone is closed
 }
 
 // startEngine runs raft over the replica's log and store.
@@ -61,16 +68,17 @@ func (r *Replica) startEngine() (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open transport group: %w", err)
 	}
-	e := &engine{group: group, notify: make(chan bool, 1), drained: make(chan struct{})}
+	e := &engine{group: group, notify: make(chan bool, 1), drained: make(chan struct{}), gone: make(chan struct{})}
 	conf := r.raftConfig(e.notify)
-	if err := r.bootstrap(conf, group); err != nil {
-		group.Close()
-		return nil, err
-	}
-	e.raft, err = raft.NewRaft(conf, r.fsm, r.log, r.log, r.snapshots, group)
+	err = guarded(func() (err error) {
+		if err := r.bootstrap(conf, group); err != nil {
+			return err
+		}
+		e.raft, err = raft.NewRaft(conf, r.fsm, r.log, r.log, r.snapshots, group)
+		return err
+	})
 	if err != nil {
-		group.Close()
-		return nil, fmt.Errorf("start raft: %w", err)
+		return nil, errors.Join(fmt.Errorf("start raft: %w", err), group.Close())
 	}
 	running.Store(e.raft)
 	go func() {
@@ -83,14 +91,42 @@ func (r *Replica) startEngine() (*engine, error) {
 	return e, nil
 }
 
-// stop ends raft and waits for it.
-func (e *engine) stop() {
+// guarded runs what reads the log before raft runs: raft panics on an entry
+// that cannot be read, and a log that has failed ends the goroutine.
+func guarded(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		err := raftlog.ErrFailed
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic: %v", p)
+			}
+			done <- err
+		}()
+		err = f()
+	}()
+	return <-done
+}
+
+// stop ends raft and waits for it. The error, ErrStuck, says that it still runs.
+func (e *engine) stop() error {
 	e.stopped.Do(func() {
-		e.group.Close() // no late message meets a raft or a store that is going
-		_ = e.raft.Shutdown().Error()
-		close(e.notify)
-		<-e.drained
+		defer close(e.gone)
+		// No late message may meet a raft or a store that is going.
+		if e.stopErr = e.group.Close(); e.stopErr != nil {
+			return
+		}
+		go func() {
+			_ = e.raft.Shutdown().Error()
+			close(e.notify)
+		}()
+		select {
+		case <-e.drained:
+		case <-time.After(stopTimeout):
+			e.stopErr = ErrStuck
+		}
 	})
+	return e.stopErr
 }
 
 func (r *Replica) raftConfig(notify chan<- bool) *raft.Config {
@@ -152,15 +188,17 @@ func (e *engine) leads(term uint64) bool {
 	return e.raft.State() == raft.Leader && e.raft.CurrentTerm() == term
 }
 
-// await waits for a future of raft, but not beyond ctx: raft leaves futures
-// unanswered when it stops at the wrong moment. The goroutine ends with the
-// future, so only such a stop can leave one behind.
-func await(ctx context.Context, f interface{ Error() error }) error {
+// await waits for a future of this raft, but not beyond ctx, nor beyond raft's
+// end: raft leaves futures unanswered when it stops at the wrong moment. The
+// goroutine ends with the future, so only such a stop can leave one behind.
+func (e *engine) await(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
 	select {
 	case err := <-done:
 		return err
+	case <-e.gone:
+		return raft.ErrRaftShutdown
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -12,6 +12,8 @@ var (
 	ErrStopping = errors.New("node is stopping")
 	// ErrFailed says that the node's disk can no longer be trusted.
 	ErrFailed = errors.New("disk has failed")
+	// ErrStuck says that something waits for a disk that hangs, and was left.
+	ErrStuck = errors.New("disk hangs")
 	// ErrOutcomeUnknown says that a write may or may not have been executed,
 	// or may be executed yet.
 	ErrOutcomeUnknown = errors.New("outcome of the write is unknown")

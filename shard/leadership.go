@@ -100,7 +100,7 @@ func (r *Replica) accede(ctx context.Context, e *engine, term uint64) error {
 	start := time.Now()
 	// The barrier was appended in this term if raft leads in it both before
 	// and after.
-	if err := await(ctx, e.raft.Barrier(r.cfg.timing.Election)); err != nil {
+	if err := e.await(ctx, e.raft.Barrier(r.cfg.timing.Election)); err != nil {
 		return fmt.Errorf("apply a barrier: %w", err)
 	}
 	if !e.leads(term) {
@@ -146,7 +146,7 @@ func (r *Replica) initSlots(ctx context.Context, e *engine, term uint64) error {
 	}
 	r.cfg.clock.Issued(base)
 	future := e.raft.Apply(data, r.cfg.timing.Election)
-	if err := await(ctx, future); err != nil {
+	if err := e.await(ctx, future); err != nil {
 		return err
 	}
 	switch result := future.Response().(*fsm.Result); {

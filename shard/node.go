@@ -248,7 +248,7 @@ func (n *Node) release(ctx context.Context, checkpoint bool) error {
 	if n.transport != nil {
 		err = errors.Join(err, n.transport.Close())
 	}
-	if n.logs != nil {
+	if n.logs != nil && !errors.Is(err, ErrStuck) {
 		err = errors.Join(err, n.logs.Close())
 	}
 	if n.dir != nil {

@@ -49,6 +49,7 @@ type proposer struct {
 
 // flight is an entry on its way through raft.
 type flight struct {
+	engine *engine
 	batch  []*pending
 	future raft.ApplyFuture
 	start  time.Time
@@ -164,7 +165,7 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 	// Raft knows nothing of our term: if leadership was lost and regained since
 	// g was read, this lands in a later term, where the entry is void.
 	future := g.engine.raft.Apply(data, p.r.cfg.timing.Election)
-	p.flights <- flight{batch: batch, future: future, start: start}
+	p.flights <- flight{engine: g.engine, batch: batch, future: future, start: start}
 }
 
 // setHorizons lets floors that have moved ride on a passing entry, so that an
@@ -190,7 +191,7 @@ func (p *proposer) collect() {
 }
 
 func (p *proposer) settle(f flight) {
-	err := f.future.Error()
+	err := f.engine.await(context.Background(), f.future)
 	switch {
 	case err == nil:
 		result := f.future.Response().(*fsm.Result)

@@ -111,7 +111,7 @@ func (rd *reader) hold(ctx context.Context) error {
 			return rd.failed(ctx, g, err)
 		}
 		// The log itself can prove it, at the price of an entry for the round.
-		if err := await(ctx, g.engine.raft.Barrier(rd.r.cfg.timing.Election)); err != nil {
+		if err := g.engine.await(ctx, g.engine.raft.Barrier(rd.r.cfg.timing.Election)); err != nil {
 			return rd.failed(ctx, g, err)
 		}
 	}

@@ -252,11 +252,13 @@ func (r *Replica) retire(why error) {
 func (r *Replica) fail(why error) {
 	r.retire(why)
 	<-r.governed // nobody starts another engine
-	r.engine.Load().stop()
+	if err := r.engine.Load().stop(); err != nil {
+		r.logger.Error("raft was left running", "error", err)
+	}
 }
 
 // close stops the replica and waits for it. What callers still wait for is
-// answered.
+// answered. After ErrStuck the files are still open.
 func (r *Replica) close(ctx context.Context, checkpoint bool) error {
 	r.retire(ErrStopping)
 	// Raft goes on meanwhile, so that it answers what is in flight.
@@ -271,8 +273,17 @@ func (r *Replica) close(ctx context.Context, checkpoint bool) error {
 		r.logger.Warn("entries in flight were left unanswered")
 	}
 	close(r.dead)
-	r.engine.Load().stop()
-	var err error
+	err := r.engine.Load().stop()
+	if err == nil {
+		select {
+		case <-drained: // soon: raft answers nothing any more
+		case <-time.After(stopTimeout):
+			err = ErrStuck
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("stop shard %d: %w", r.id, err)
+	}
 	if checkpoint {
 		if err = r.store.Checkpoint(ctx); err != nil {
 			err = fmt.Errorf("checkpoint shard %d: %w", r.id, err)

@@ -232,7 +232,7 @@ func TestVirtualEntryOfAnEarlierTerm(t *testing.T) {
 		}
 		future := g.engine.raft.Apply(data, time.Second)
 		r.proposer.slots <- struct{}{}
-		r.proposer.flights <- flight{batch: []*pending{late}, future: future, start: time.Now()}
+		r.proposer.flights <- flight{engine: g.engine, batch: []*pending{late}, future: future, start: time.Now()}
 
 		outcomes, err := late.wait(t.Context(), r.dead)
 		if err != nil || outcomes[0].Code != fsm.OK {
@@ -303,14 +303,15 @@ func TestVirtualExactlyOnce(t *testing.T) {
 		const client = 7
 		firstRev := c.leader(1).Store().Revision()
 		done := make(chan struct{})
-		go func() { // trouble
+		trouble := rand.New(rand.NewPCG(random.Uint64(), 3))
+		go func() {
 			defer close(done)
 			for range 25 {
-				a := c.names[random.IntN(3)]
+				a := c.names[trouble.IntN(3)]
 				net.Partition([]string{a}, c.others(a))
-				time.Sleep(time.Duration(200+random.IntN(2000)) * time.Millisecond)
+				time.Sleep(time.Duration(200+trouble.IntN(2000)) * time.Millisecond)
 				net.Heal()
-				time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
+				time.Sleep(time.Duration(trouble.IntN(1000)) * time.Millisecond)
 			}
 		}()
 		// Each write is sent to everyone who might lead, until one answers; each

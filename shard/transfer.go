@@ -19,14 +19,14 @@ func (r *Replica) handOver(ctx context.Context) error {
 // transfer hands leadership to node, or to the peer that is furthest if node
 // is empty. Raft takes no writes meanwhile.
 func (r *Replica) transfer(ctx context.Context, node string) error {
-	ra := r.engine.Load().raft
+	e := r.engine.Load()
 	var future raft.LeadershipTransferFuture
 	if node == "" {
-		future = ra.LeadershipTransfer()
+		future = e.raft.LeadershipTransfer()
 	} else {
-		future = ra.LeadershipTransferToServer(raft.ServerID(node), raft.ServerAddress(node))
+		future = e.raft.LeadershipTransferToServer(raft.ServerID(node), raft.ServerAddress(node))
 	}
-	if err := await(ctx, future); err != nil {
+	if err := e.await(ctx, future); err != nil {
 		return fmt.Errorf("transfer leadership of shard %d: %w", r.id, err)
 	}
 	return nil
@@ -56,7 +56,10 @@ func (f *refusals) note(now time.Time, timing Timing) bool {
 func (r *Replica) replaceEngine() {
 	r.logger.Warn("raft is stuck in a leadership transfer and is started afresh")
 	r.throne.set(nil)
-	r.engine.Load().stop()
+	if err := r.engine.Load().stop(); err != nil {
+		r.cfg.onFailure(fmt.Errorf("stop raft: %w", err))
+		return
+	}
 	e, err := r.startEngine()
 	if err != nil {
 		r.cfg.onFailure(fmt.Errorf("restart raft: %w", err))

@@ -45,13 +45,14 @@ func (r *Replica) trimOnce(ctx context.Context) error {
 	if excess := min(last-min(last, trailing), meta.Index); excess < first+trailing/trimShare {
 		return nil
 	}
-	ra := r.engine.Load().raft
+	e := r.engine.Load()
+	ra := e.raft
 	conf := ra.ReloadableConfig()
 	conf.TrailingLogs = trailing
 	if err := ra.ReloadConfig(conf); err != nil {
 		return err
 	}
-	err = await(ctx, ra.Snapshot())
+	err = e.await(ctx, ra.Snapshot())
 	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return nil // nothing applied since the start: the log was cut before
 	}

@@ -94,10 +94,14 @@ func (l *Log) LastIndex() (uint64, error) {
 // be there, which after a failed write is to be expected, and would take along
 // a process that serves other shards, and embeds us.
 func (l *Log) GetLog(index uint64, out *raft.Log) error {
+	var err error
+	if l.watch.err() == nil {
+		err = l.read(index, out)
+	}
 	if l.watch.err() != nil {
 		runtime.Goexit()
 	}
-	return l.read(index, out)
+	return err
 }
 
 func (l *Log) read(index uint64, out *raft.Log) error {

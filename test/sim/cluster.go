@@ -12,10 +12,12 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -23,6 +25,8 @@ import (
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/wire"
 	"github.com/kvd-io/kvd/server"
+	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/test/faultfs"
 	"github.com/kvd-io/kvd/test/memnet"
 )
 
@@ -45,16 +49,24 @@ type Config struct {
 	Nodes, Shards int
 	Dir           string // of the data; default: a temporary one
 	Log           bool   // print the nodes' logs
+	// Retention of the shards; default: the nodes' own.
+	Retention shard.Retention
+	// MemtableBytes: what a shard applies before it writes a checkpoint.
+	MemtableBytes int64
 }
 
 // Cluster is a set of nodes in one bubble. Its methods are called from the
-// test's goroutine.
+// test's goroutine; KV, Put and Get from any.
 type Cluster struct {
-	t     testing.TB
-	cfg   Config
-	Net   *memnet.Network
-	peers map[string]string
-	nodes map[string]*server.Node
+	t          testing.TB
+	cfg        Config
+	Net        *memnet.Network
+	peers      map[string]string
+	nodes      map[string]*server.Node
+	disks      map[string]*faultfs.FS
+	registries map[string]*prometheus.Registry
+
+	mu    sync.Mutex // guards conns
 	conns map[string]*grpc.ClientConn
 	walls map[string]*atomic.Int64 // what each node's wall clock is ahead of the bubble's
 }
@@ -73,7 +85,7 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	}
 	c := &Cluster{
 		t: t, cfg: cfg, Net: memnet.New(),
-		peers: map[string]string{}, nodes: map[string]*server.Node{}, conns: map[string]*grpc.ClientConn{},
+		peers: map[string]string{}, nodes: map[string]*server.Node{}, disks: map[string]*faultfs.FS{}, registries: map[string]*prometheus.Registry{}, conns: map[string]*grpc.ClientConn{},
 		walls: map[string]*atomic.Int64{},
 	}
 	for i := range cfg.Nodes {
@@ -101,15 +113,17 @@ func (c *Cluster) StartNode(name string) {
 		log = slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("host", name)
 	}
 	wall := c.walls[name]
+	c.disks[name], c.registries[name] = faultfs.New(), prometheus.NewRegistry()
 	n, err := server.Open(c.t.Context(), server.Config{
 		Name: name, DataDir: filepath.Join(c.cfg.Dir, name),
 		ListenClient:   net.JoinHostPort(name, ClientPort),
 		ListenPeer:     c.peers[name],
 		ListenHTTP:     net.JoinHostPort(name, HTTPPort),
 		InitialCluster: c.peers, Shards: c.cfg.Shards,
-		Listen: host.Listen, Dial: host.Dial,
+		Retention: c.cfg.Retention, MemtableBytes: c.cfg.MemtableBytes,
+		Listen: host.Listen, Dial: host.Dial, FS: c.disks[name],
 		WallClock: func() time.Time { return time.Now().Add(time.Duration(wall.Load())) },
-		Logger:    log,
+		Logger:    log, Registry: c.registries[name],
 	})
 	if err != nil {
 		c.t.Fatalf("open %s: %v", name, err)
@@ -134,6 +148,20 @@ func (c *Cluster) StopNode(name string) {
 	delete(c.nodes, name)
 }
 
+// errCrash is what the files of a crashed node answer.
+var errCrash = errors.New("crashed")
+
+// Crash stops a node as kill -9 does: its files stay as they are at this
+// moment, its connections break, and nothing more is heard of it.
+func (c *Cluster) Crash(name string) {
+	c.disks[name].Break(errCrash)
+	c.Net.Crash(name)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = c.nodes[name].Close(ctx) // clears away what a dead process would not have
+	delete(c.nodes, name)
+}
+
 // Close stops what runs.
 func (c *Cluster) Close() {
 	for _, conn := range c.conns {
@@ -148,6 +176,8 @@ func (c *Cluster) Close() {
 // own, which no partition of nodes cuts off.
 func (c *Cluster) KV(name string) kvdpb.KVClient {
 	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	conn := c.conns[name]
 	if conn == nil {
 		dial := c.Net.Host("client").Dial
@@ -237,4 +267,25 @@ func (c *Cluster) Get(ctx context.Context, names []string, key string) (string, 
 		return err
 	})
 	return value, err
+}
+
+// SnapshotMessages returns how many messages of snapshots a node has received
+// since it was started.
+func (c *Cluster) SnapshotMessages(name string) float64 {
+	c.t.Helper()
+	families, err := c.registries[name].Gather()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != "kvd_peer_received_messages_total" {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			if m.GetLabel()[0].GetValue() == "snapshot" {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
 }
