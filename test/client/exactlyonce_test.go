@@ -106,7 +106,7 @@ func exactlyOnce(t *testing.T, c *sim.Cluster, seed uint64, unary bool) {
 		t.Errorf("%d writes expired within %s", n, faultsTime)
 	}
 	t.Logf("%d acknowledged, %d refused, %d not done, %d settled, %d of them void; messages: %+v",
-		score.acked.Load(), score.refused.Load(), score.nothing.Load(), score.settled.Load(), score.void.Load(), p.done)
+		score.acked.Load(), score.refused.Load(), score.nothing.Load(), score.settled.Load(), score.void.Load(), p.tally())
 	if score.acked.Load() < 300 || score.settled.Load() == 0 {
 		t.Error("too little has happened for a proof")
 	}
@@ -217,7 +217,7 @@ func nemesis(t *testing.T, c *sim.Cluster, rng *rand.Rand, during time.Duration)
 	var skew time.Duration
 	for start := time.Now(); time.Since(start) < during; {
 		victim := names[rng.IntN(len(names))]
-		pause := func() { time.Sleep(500*time.Millisecond + time.Duration(rng.Int64N(int64(4*time.Second)))) }
+		pause := func() { time.Sleep(300*time.Millisecond + time.Duration(rng.Int64N(int64(2500*time.Millisecond)))) }
 		switch what := rng.IntN(7); what {
 		case 0: // the node loses its peers; clients still reach it
 			c.Net.Partition([]string{victim}, others(names, victim))

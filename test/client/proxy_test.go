@@ -72,7 +72,7 @@ func startProxies(t *testing.T, c *sim.Cluster, seed uint64) *proxies {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := grpc.NewServer(grpc.ForceServerCodecV2(wire.Codec{}))
+		s := grpc.NewServer(grpc.ForceServerCodecV2(wire.Codec{}), grpc.WaitForHandlers(true))
 		f := &forwarder{p: p, node: node}
 		kvdpb.RegisterKVServer(s, f)
 		kvdpb.RegisterClusterServer(s, forwardCluster{f: f})
@@ -108,7 +108,13 @@ func (p *proxies) set(f faults) {
 	p.faults = f
 }
 
-// fate draws what happens to a message.
+func (p *proxies) tally() faults {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.done
+}
+
+// fate is what happens to a message.
 type fate struct {
 	loseRequest, loseReply, cut bool
 	delay                       time.Duration
@@ -237,9 +243,10 @@ func (f *forwarder) Batch(down grpc.BidiStreamingServer[kvdpb.BatchRequest, kvdp
 	ctx, cut := context.WithCancel(down.Context())
 	defer cut()
 	answers := make(chan *kvdpb.BatchResponse)
-	var work sync.WaitGroup
 	reader := make(chan error, 1)
 	f.p.running.Go(func() {
+		var work sync.WaitGroup
+		defer work.Wait() // what is delayed goes on, whatever becomes of the stream
 		for {
 			req, err := down.Recv()
 			if err != nil {
@@ -271,8 +278,6 @@ func (f *forwarder) Batch(down grpc.BidiStreamingServer[kvdpb.BatchRequest, kvdp
 			err = errCut
 		}
 	}
-	cut()
-	f.p.running.Go(work.Wait) // what is delayed goes on
 	return ignoreEOF(err)
 }
 
