@@ -384,7 +384,7 @@ func testModel(t *testing.T, keys int) {
 	s := mustOpen(t, cfg)
 	defer func() { s.Close() }()
 	durable := w.snapshot()
-	for range 3000 {
+	for range 2000 {
 		w.entry(t, s)
 		switch rng.IntN(150) {
 		case 0:
@@ -408,9 +408,9 @@ func testModel(t *testing.T, keys int) {
 		}
 	}
 	w.checkState(t, s)
-	w.checkReads(t, s, rng, 200)
+	w.checkReads(t, s, rng, 100)
 	mustCheckpoint(t, s)
-	w.checkReads(t, s, rng, 200)
+	w.checkReads(t, s, rng, 100)
 	mustCheck(t, s)
 }
 
