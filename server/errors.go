@@ -46,7 +46,7 @@ var errorTable = []errorRow{
 	{kvdpb.Reason_REASON_COMPACTED, codes.OutOfRange, []error{store.ErrCompacted}},
 	{kvdpb.Reason_REASON_REVISION_AHEAD, codes.OutOfRange, nil},
 	{kvdpb.Reason_REASON_STOPPING, codes.Unavailable, []error{shard.ErrStopping, store.ErrClosed}},
-	{kvdpb.Reason_REASON_DISK_FAILED, codes.Unavailable, []error{store.ErrFailed, shard.ErrFailed}},
+	{kvdpb.Reason_REASON_DISK_FAILED, codes.Unavailable, []error{store.ErrFailed, shard.ErrFailed, shard.ErrForeignDir}},
 	{kvdpb.Reason_REASON_DEADLINE, codes.DeadlineExceeded, []error{context.DeadlineExceeded, context.Canceled}},
 	{kvdpb.Reason_REASON_LEASE_NOT_FOUND, codes.NotFound, nil},
 	{kvdpb.Reason_REASON_FENCED, codes.FailedPrecondition, nil},

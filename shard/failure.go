@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -18,7 +19,10 @@ type failure struct {
 func (n *Node) fail(err error) {
 	n.failure.once.Do(func() {
 		n.logger.Error("node has failed and stops serving", "error", err)
-		n.failure.err = fmt.Errorf("%w: %w", ErrFailed, err)
+		if !errors.Is(err, ErrForeignDir) { // then the disk is sound
+			err = fmt.Errorf("%w: %w", ErrFailed, err)
+		}
+		n.failure.err = err
 		close(n.failure.done)
 	})
 }

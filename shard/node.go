@@ -100,6 +100,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		Dial:        n.cfg.Dial,
 		Resolve:     n.book.resolve,
 		Verify:      n.verify,
+		Refused:     newOutcast(n.cfg, n.fail).note,
 		Clock:       n.clock,
 		Handlers: map[uint8]transport.Handler{
 			methodRegister: after(opened, register.serve),

@@ -89,6 +89,9 @@ type Config struct {
 	// Verify is asked about the other side of every new connection, whichever
 	// side dialed. Default: everyone is accepted who is not of another cluster.
 	Verify func(peer Peer) error
+	// Refused is told of each peer that refuses this node, or that this node
+	// refuses, whichever side dialed. It must not block. Default: nobody is.
+	Refused func(peer string, err *RefusedError)
 
 	Clock    Clock // default: none, heartbeats carry no clock
 	Handlers map[uint8]Handler
@@ -117,6 +120,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Verify == nil {
 		c.Verify = func(Peer) error { return nil }
+	}
+	if c.Refused == nil {
+		c.Refused = func(string, *RefusedError) {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -33,13 +33,16 @@ func (t *Transport) greet(nc net.Conn, r *bufio.Reader, to string, l lane) error
 		return err
 	}
 	if reply.Refusal != peerpb.Refusal_REFUSAL_NONE {
-		return &RefusedError{By: reply.Node, Reason: reply.Refusal, Message: reply.Message}
+		refused := &RefusedError{By: reply.Node, Reason: reply.Refusal, Message: reply.Message}
+		t.cfg.Refused(to, refused)
+		return refused
 	}
 	if reply.Node != to {
 		return t.refusal(peerpb.Refusal_REFUSAL_WRONG_NODE, fmt.Sprintf("node %q answers at the address of %q", reply.Node, to))
 	}
 	peer := Peer{Node: reply.Node, ClusterID: reply.ClusterId, Incarnation: reply.Incarnation}
 	if refused := t.judge(reply.Version, peer); refused != nil {
+		t.cfg.Refused(to, refused)
 		return refused
 	}
 	return nc.SetDeadline(time.Time{})
@@ -67,6 +70,7 @@ func (t *Transport) welcome(nc net.Conn, r *bufio.Reader) (Peer, lane, error) {
 		return peer, 0, err
 	}
 	if refused != nil {
+		t.cfg.Refused(peer.Node, refused)
 		return peer, 0, refused
 	}
 	return peer, lane(hello.Lane), nc.SetDeadline(time.Time{})

@@ -194,6 +194,27 @@ func TestForeignFiles(t *testing.T) {
 	wantExit(t, c.Command(0, "--data-dir", precious), kvdFailed, precious, "not a directory")
 }
 
+// TestForeignCluster gives a node of a running cluster the directory of another
+// cluster, and an empty one: it would vote without knowing what the name has
+// promised. The others refuse it, it ends, and the cluster is none the worse.
+func TestForeignCluster(t *testing.T) {
+	t.Parallel()
+	c := cluster.Start(t, cluster.Options{Shards: 1})
+	foreign := cluster.Start(t, cluster.Options{Nodes: 1, Shards: 1})
+	foreign.Stop(0)
+	k := newKvctl(t, c.Endpoints()...)
+	k.ok(t, "put", "k", "v")
+
+	c.Stop(0)
+	wantExit(t, c.Command(0, "--data-dir", foreign.Node(0).DataDir), kvdFailed, foreign.Node(0).DataDir, "belongs to cluster")
+	empty := t.TempDir()
+	wantExit(t, c.Command(0, "--data-dir", empty), kvdFailed, empty, "another data directory before", "new name")
+	same(t, "value", k.ok(t, "get", "k"), "v")
+	c.StartNode(0)
+	c.WaitHealthy(refuseWait)
+	k.ok(t, "put", "k", "w")
+}
+
 // TestSignals: both signals that ask a node to stop end it with status 0, and
 // the next start finds everything, at other addresses too.
 func TestSignals(t *testing.T) {
