@@ -24,9 +24,9 @@ func TestPauses(t *testing.T) {
 
 func TestAttemptTimeoutGrows(t *testing.T) {
 	r := &retry{client: &Client{cfg: Config{AttemptTimeout: time.Second}}}
-	for silent, want := range []time.Duration{1, 2, 4, 4, 4} {
+	for silent, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 4 * time.Second} {
 		r.silent = silent
-		if got := r.timeout(); got != want*time.Second {
+		if got := r.timeout(); got != want {
 			t.Errorf("after %d silent attempts: %s", silent, got)
 		}
 	}
