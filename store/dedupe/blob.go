@@ -83,11 +83,11 @@ func (t *Table) Hash() uint64 {
 		if blob == nil {
 			continue
 		}
-		h.Write(binary.LittleEndian.AppendUint64(nil, id))
-		h.Write(blob)
+		_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, id))
+		_, _ = h.Write(blob)
 		buf = blob
 	}
-	h.Write(binary.LittleEndian.AppendUint64(nil, t.floor))
+	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, t.floor))
 	return h.Sum64()
 }
 
