@@ -2,7 +2,6 @@ package shard
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -125,15 +124,6 @@ func (c *cluster) close(names ...string) {
 			}
 		}
 	}
-}
-
-// kill stops a node without hand-over or checkpoint, as near to kill -9 as one
-// process can come.
-func (c *cluster) kill(name string) {
-	n := c.nodes[name]
-	delete(c.nodes, name)
-	n.fail(errors.New("killed by the test"))
-	_ = n.Close(context.Background())
 }
 
 func (c *cluster) stop() {

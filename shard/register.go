@@ -2,8 +2,10 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -66,20 +68,44 @@ func (g *registrar) attempt(ctx context.Context, first bool) error {
 	switch {
 	case first && leads:
 		return g.keeper.create(ctx, g.peerAddrs)
-	case first:
-		return nil // the leader makes it
 	case leads:
 		return g.enter(ctx, g.self)
-	}
-	leader, _ := g.keeper.replica.Leader()
-	if leader == "" || leader == g.self.Id {
-		return g.keeper.replica.notLeader()
 	}
 	req, err := proto.Marshal(g.self)
 	if err != nil {
 		return fmt.Errorf("encode registration: %w", err)
 	}
-	_, err = g.transport.Call(ctx, leader, methodRegister, req)
+	leader, _ := g.keeper.replica.Leader()
+	if leader != "" && leader != g.self.Id {
+		_, err = g.transport.Call(ctx, leader, methodRegister, req)
+		return err
+	}
+	// A leader that has the old address of this node cannot make itself, or the
+	// map, known here; so whoever it may be is asked. All at once, as some may
+	// be dead.
+	m, _ := g.keeper.maps.get()
+	errs := make(chan error, len(m.Nodes))
+	var all sync.WaitGroup
+	for _, n := range m.Nodes {
+		if n.Id == g.self.Id {
+			continue
+		}
+		all.Go(func() {
+			_, err := g.transport.Call(ctx, n.Id, methodRegister, req)
+			if err == nil {
+				cancel() // the others cannot do better
+			}
+			errs <- err
+		})
+	}
+	all.Wait()
+	close(errs)
+	for e := range errs {
+		if e == nil {
+			return nil
+		}
+		err = errors.Join(err, e)
+	}
 	return err
 }
 

@@ -223,16 +223,16 @@ func (p *pulse) take() []*beat {
 // flush sends the pending beats in one message. It is called with the lock held
 // and returns without it.
 func (p *pulse) flush(now time.Time) {
-	m := &beatMessage{sent: now, beats: p.take()}
-	m.left = len(m.beats)
+	beats := p.take() // from m they can be taken at any time
+	m := &beatMessage{sent: now, beats: beats, left: len(beats)}
 	p.lastSent = now
 	p.waiting++
 	p.inFlight = append(p.inFlight, m)
 	p.mu.Unlock()
 
-	err := p.send(m)
+	err := p.send(m, beats)
 	if err == nil {
-		p.peer.t.cfg.Metrics.beats.Observe(float64(len(m.beats)))
+		p.peer.t.cfg.Metrics.beats.Observe(float64(len(beats)))
 		return
 	}
 	p.mu.Lock()
@@ -241,14 +241,14 @@ func (p *pulse) flush(now time.Time) {
 	p.tell(out)
 }
 
-// send encodes m and puts it on the connection.
-func (p *pulse) send(m *beatMessage) error {
+// send encodes m, with its beats, and puts it on the connection.
+func (p *pulse) send(m *beatMessage, beats []*beat) error {
 	t := p.peer.t
 	c, err := p.peer.link(laneFast).current()
 	if err != nil {
 		return err
 	}
-	f, err := encode(kindHeartbeats, p.encode(m.beats))
+	f, err := encode(kindHeartbeats, p.encode(beats))
 	if err != nil {
 		return err
 	}

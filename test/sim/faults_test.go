@@ -80,7 +80,7 @@ func (f *traffic) write(ctx context.Context) {
 		if err == nil {
 			f.keys[k].saw(n)
 		}
-		time.Sleep(40 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
@@ -122,8 +122,8 @@ func TestFaults(t *testing.T) {
 		f := &traffic{c: c, keys: make([]register, 4)}
 		var all sync.WaitGroup
 		all.Go(func() { f.write(ctx) })
-		all.Go(func() { f.read(ctx, t, 30*time.Millisecond) })
-		all.Go(func() { f.read(ctx, t, 50*time.Millisecond) })
+		all.Go(func() { f.read(ctx, t, 80*time.Millisecond) })
+		all.Go(func() { f.read(ctx, t, 120*time.Millisecond) })
 
 		away := func(d int) { time.Sleep(time.Duration(500+random.IntN(d)) * time.Millisecond) }
 		for range 24 {
@@ -188,7 +188,7 @@ func TestSnapshotUnderLoad(t *testing.T) {
 		f := &traffic{c: c, keys: make([]register, 2)}
 		var all sync.WaitGroup
 		all.Go(func() { f.write(ctx) })
-		all.Go(func() { f.read(ctx, t, 50*time.Millisecond) })
+		all.Go(func() { f.read(ctx, t, 120*time.Millisecond) })
 
 		gone := names[2]
 		c.Crash(gone)
