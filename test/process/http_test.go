@@ -63,6 +63,7 @@ func TestPorts(t *testing.T) {
 	t.Run("Healthy", func(t *testing.T) { testHealthy(t, c.Node(0).HTTPAddr) })
 	t.Run("Pprof", func(t *testing.T) { testPprof(t, c.Node(0).HTTPAddr) })
 	t.Run("GRPC", func(t *testing.T) { testGRPC(t, c.Node(0).ClientAddr) })
+	waitLevel(t, cl)
 	c.Kill(1)
 	c.Kill(2)
 	t.Run("NoQuorum", func(t *testing.T) { testNoQuorum(t, c) })
@@ -226,6 +227,7 @@ func testNoQuorum(t *testing.T, c *cluster.Cluster) {
 	if out := k.ok(t, "status", "--timeout", "3s"); strings.Count(out, "down") < 2 {
 		t.Errorf("status does not show two nodes as down:\n%s", out)
 	}
+	same(t, "stale value", k.ok(t, "get", "k", "--stale"), "v")
 	c.Kill(0)
 	k.run(t, "put", "k", "w", "--timeout", "1s").want(t, statusFailed, "is kvd running there")
 }

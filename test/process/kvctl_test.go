@@ -229,6 +229,7 @@ func TestKvctl(t *testing.T) {
 		{"Ring", testRing},
 		{"Check", testCheck},
 		{"Bench", testBench},
+		{"Terminal", testTerminal},
 		{"Usage", testUsage},
 		{"Endpoints", testEndpoints},
 		{"Limits", testLimits},
