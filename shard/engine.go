@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -189,11 +190,14 @@ func (e *engine) leads(term uint64) bool {
 }
 
 // await waits for a future of this raft, but not beyond ctx, nor beyond raft's
-// end: raft leaves futures unanswered when it stops at the wrong moment. The
-// goroutine ends with the future, so only such a stop can leave one behind.
+// end: raft leaves futures unanswered when it stops at the wrong moment.
 func (e *engine) await(ctx context.Context, f raft.Future) error {
+	bounded := endsWith(f, e.gone)
+	if bounded && ctx.Done() == nil {
+		return f.Error()
+	}
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() { done <- f.Error() }() // ends with the future, or with raft
 	select {
 	case err := <-done:
 		return err
@@ -202,6 +206,23 @@ func (e *engine) await(ctx context.Context, f raft.Future) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// endsWith makes the future answer ErrRaftShutdown once gone is closed, if it
+// has no answer by then, and reports whether it could. Raft has the means in all
+// its futures that wait, but gives it to few: without it, the goroutine that
+// waits would stay for ever. Only Error reads the field, and it was not called.
+func endsWith(f raft.Future, gone chan struct{}) bool {
+	v := reflect.Indirect(reflect.ValueOf(f))
+	if v.Kind() != reflect.Struct {
+		return false
+	}
+	field := v.FieldByName("ShutdownCh")
+	if !field.CanSet() || field.Type() != reflect.TypeOf(gone) {
+		return false
+	}
+	field.Set(reflect.ValueOf(gone))
+	return true
 }
 
 // poke wakes the one who waits on c, of capacity 1, now or when he next looks.
