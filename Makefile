@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -X github.com/kvd-io/kvd/server.Version=$(VERSION)
+LDFLAGS := -X github.com/kvd-io/kvd/server.Version=$(VERSION) -X main.version=$(VERSION)
 TOOLS   := $(CURDIR)/.tools
 # Time limits of the test run: a hang is a failure with a stack dump.
 TEST_TIMEOUT ?= 15m
