@@ -14,6 +14,8 @@ var (
 	ErrFailed = errors.New("disk has failed")
 	// ErrStuck says that something waits for a disk that hangs, and was left.
 	ErrStuck = errors.New("disk hangs")
+	// errTransferPause says that the last transfer failed a short while ago.
+	errTransferPause = errors.New("the last transfer failed just now")
 	// ErrOutcomeUnknown says that a write may or may not have been executed,
 	// or may be executed yet.
 	ErrOutcomeUnknown = errors.New("outcome of the write is unknown")

@@ -67,9 +67,11 @@ type Replica struct {
 	checkpointed    chan struct{} // poked by the store
 	stuck           chan struct{} // poked by the proposer
 
-	retired    atomic.Pointer[error] // set when closing or failed: ErrStopping or ErrFailed
-	governed   chan struct{}         // closed when govern has returned
-	dead       chan struct{}         // closed when no caller should wait any longer
+	retired        atomic.Pointer[error]     // set when closing or failed: ErrStopping or ErrFailed
+	transferFailed atomic.Pointer[time.Time] // when the last transfer did that failed
+
+	governed   chan struct{} // closed when govern has returned
+	dead       chan struct{} // closed when no caller should wait any longer
 	stop       context.CancelFunc
 	background sync.WaitGroup
 }

@@ -8,6 +8,12 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// transferPause is kept after a transfer that failed: raft may have left a
+// message for the goroutine that replicates to the peer, which now waits to try
+// again (at most 10 s). A second message, before the first is read, would block
+// for ever, and with it all writes (hashicorp/raft issue 696).
+const transferPause = 15 * time.Second
+
 // handOver gives leadership away, if there is anyone to take it.
 func (r *Replica) handOver(ctx context.Context) error {
 	if !r.leading() || len(r.engine.Load().voters()) < 2 {
@@ -19,6 +25,9 @@ func (r *Replica) handOver(ctx context.Context) error {
 // transfer hands leadership to node, or to the peer that is furthest if node
 // is empty. Raft takes no writes meanwhile.
 func (r *Replica) transfer(ctx context.Context, node string) error {
+	if failed := r.transferFailed.Load(); failed != nil && time.Since(*failed) < transferPause {
+		return fmt.Errorf("transfer leadership of shard %d: %w", r.id, errTransferPause)
+	}
 	e := r.engine.Load()
 	var future raft.LeadershipTransferFuture
 	if node == "" {
@@ -27,6 +36,8 @@ func (r *Replica) transfer(ctx context.Context, node string) error {
 		future = e.raft.LeadershipTransferToServer(raft.ServerID(node), raft.ServerAddress(node))
 	}
 	if err := e.await(ctx, future); err != nil {
+		now := time.Now()
+		r.transferFailed.Store(&now)
 		return fmt.Errorf("transfer leadership of shard %d: %w", r.id, err)
 	}
 	return nil
