@@ -30,7 +30,9 @@ func (c *Client) DeletePrefix(ctx context.Context, prefix string) (DeleteResult,
 // DeleteRange deletes the keys from start on and before end, in byte order;
 // an empty end means to the end. It is not atomic: it deletes in pieces of at
 // most 1,000 keys of one shard, each exactly once. On an error, the result
-// counts what is known to have been deleted.
+// counts what is known to have been deleted. Pieces of several shards may have
+// unknown outcomes at once: then the Err of the *Error is what errors.Join made
+// of their *OutcomeUnknownErrors, and each can be settled.
 func (c *Client) DeleteRange(ctx context.Context, start, end string) (DeleteResult, error) {
 	o := rangeOptions{from: start, to: end}
 	return c.deleteSpan(ctx, "delete range", start, o.span())
@@ -48,44 +50,69 @@ func (c *Client) deleteSpan(ctx context.Context, op, key string, sp span) (Delet
 	if err != nil {
 		return total, &Error{Op: op, Key: key, Err: err}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var mu sync.Mutex // guards total and failure
-	var failure error
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, maxShardsAtOnce)
-	for _, sh := range shards {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			err := c.deleteOn(ctx, sh, sp, func(resp *kvdpb.DeleteRangeResponse) {
-				mu.Lock()
-				defer mu.Unlock()
-				total.Deleted += resp.Deleted
-				total.Revision = max(total.Revision, resp.Revision)
-			})
-			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				// A shard that was stopped for another's failure tells nothing new.
-				if failure == nil || errors.Is(err, ErrOutcomeUnknown) && !errors.Is(failure, ErrOutcomeUnknown) {
-					failure = err
-				}
-				cancel()
-			}
+	var mu sync.Mutex // guards total
+	err = onShards(shards, func(sh *shard, stopped func() bool) error {
+		return c.deleteOn(ctx, sh, sp, stopped, func(resp *kvdpb.DeleteRangeResponse) {
+			mu.Lock()
+			defer mu.Unlock()
+			total.Deleted += resp.Deleted
+			total.Revision = max(total.Revision, resp.Revision)
 		})
-	}
-	wg.Wait()
-	if failure != nil {
-		return total, &Error{Op: op, Key: key, Err: failure}
+	})
+	if err != nil {
+		return total, &Error{Op: op, Key: key, Err: err}
 	}
 	return total, nil
 }
 
-// deleteOn deletes the span's keys on one shard, piece by piece.
-func (c *Client) deleteOn(ctx context.Context, sh *shard, sp span, done func(*kvdpb.DeleteRangeResponse)) error {
+// onShards does work on the shards, some at a time. Once it has failed on one,
+// stopped tells the others to begin nothing new; what they have under way they
+// finish, for a write that is cut short has an unknown outcome. The error joins
+// all unknown outcomes; if there are none, it is the first failure.
+func onShards(shards []*shard, work func(sh *shard, stopped func() bool) error) error {
+	var mu sync.Mutex // guards failure and unknown
+	var failure error
+	var unknown []error
+	stopped := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return failure != nil
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxShardsAtOnce)
+	for _, sh := range shards {
+		slots <- struct{}{}
+		if stopped() {
+			break
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			err := work(sh, stopped)
+			if err == nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if failure == nil {
+				failure = err
+			}
+			if errors.Is(err, ErrOutcomeUnknown) {
+				unknown = append(unknown, err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(unknown) > 0 {
+		return errors.Join(unknown...)
+	}
+	return failure
+}
+
+// deleteOn deletes the span's keys on one shard, piece by piece, until it is
+// done or stopped.
+func (c *Client) deleteOn(ctx context.Context, sh *shard, sp span, stopped func() bool, done func(*kvdpb.DeleteRangeResponse)) error {
 	start := sp.start
-	for {
+	for !stopped() {
 		resp, err := c.deletePiece(ctx, sh, start, sp.end)
 		if err != nil {
 			return err
@@ -98,6 +125,7 @@ func (c *Client) deleteOn(ctx context.Context, sh *shard, sp span, done func(*kv
 			start = resp.NextKey
 		}
 	}
+	return nil // the failure that stopped it is what is returned
 }
 
 // deletePiece deletes up to maxPiece keys, exactly once.
