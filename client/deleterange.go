@@ -133,7 +133,8 @@ func (c *Client) deletePiece(ctx context.Context, sh *shard, start, end []byte) 
 	if c.closing.Load() {
 		return nil, ErrClosed
 	}
-	if err := c.pending.enter(ctx, len(start)+len(end), c.cfg.Timeout); err != nil {
+	r := c.newRetry(ctx)
+	if err := c.pending.enter(ctx, len(start)+len(end), r.deadline); err != nil {
 		return nil, err
 	}
 	defer c.pending.leave(len(start) + len(end))
@@ -141,7 +142,6 @@ func (c *Client) deletePiece(ctx context.Context, sh *shard, start, end []byte) 
 	// A piece is a write like another, but for its key: some key of the shard.
 	cl := &call{kind: opDelete}
 	cl.del.Key = c.keyOn(sh)
-	r := c.newRetry(ctx)
 	for {
 		_, st, err := r.place(0, sh)
 		if err != nil {

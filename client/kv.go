@@ -103,16 +103,17 @@ func (c *Client) run(ctx context.Context, cl *call) error {
 		return ErrClosed
 	}
 	weight := cl.weight
-	if err := c.pending.enter(ctx, weight, c.cfg.Timeout); err != nil {
+	deadline := c.deadline(ctx)
+	if err := c.pending.enter(ctx, weight, deadline); err != nil {
 		c.free(cl)
 		return err
 	}
-	err := c.runAdmitted(ctx, cl)
+	err := c.runAdmitted(ctx, cl, deadline)
 	c.pending.leave(weight)
 	return err
 }
 
-func (c *Client) runAdmitted(ctx context.Context, cl *call) error {
+func (c *Client) runAdmitted(ctx context.Context, cl *call, deadline time.Time) error {
 	cl.slot = slot.Of(cl.key())
 	if t := c.table.Load(); t != nil && !c.cfg.Unary { // the common case: the first attempt succeeds
 		if sh := t.bySlot[cl.slot]; sh != nil {
@@ -121,11 +122,11 @@ func (c *Client) runAdmitted(ctx context.Context, cl *call) error {
 				if err == nil && cl.answer.fail == nil && cl.answer.local == nil {
 					return nil
 				}
-				return c.runOn(ctx, cl, sh, st, err)
+				return c.runOn(ctx, cl, deadline, sh, st, err)
 			}
 		}
 	}
-	return c.runOn(ctx, cl, nil, nil, nil)
+	return c.runOn(ctx, cl, deadline, nil, nil, nil)
 }
 
 // errAbandoned tells that the call was left to the node when its context ended,
@@ -164,8 +165,8 @@ func (s *shard) pickFor(cl *call) *seat {
 
 // runOn goes on after a first attempt at st that did not succeed (err is what
 // group returned), or begins if st is nil.
-func (c *Client) runOn(ctx context.Context, cl *call, sh *shard, st *seat, err error) error {
-	r := c.newRetry(ctx)
+func (c *Client) runOn(ctx context.Context, cl *call, deadline time.Time, sh *shard, st *seat, err error) error {
+	r := c.newRetryUntil(ctx, deadline)
 	known := false // the call had its identity before the latest attempt
 	for {
 		if st != nil {

@@ -26,12 +26,12 @@ func newPending(maxOps, maxBytes int) *pending {
 
 func (p *pending) idle() bool { return p.ops.Load() == 0 }
 
-// enter admits an operation of so many bytes, within ctx and the time given.
-func (p *pending) enter(ctx context.Context, size int, within time.Duration) error {
+// enter admits an operation of so many bytes, within ctx and by the deadline.
+func (p *pending) enter(ctx context.Context, size int, deadline time.Time) error {
 	if p.tryEnter(int64(size)) {
 		return nil
 	}
-	timer := time.NewTimer(within)
+	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
 	for {
 		turn := p.queue()

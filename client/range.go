@@ -141,7 +141,7 @@ func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32
 		s.cancel()
 		return nil, err
 	}
-	if err := c.pending.enter(ctx, 0, c.cfg.Timeout); err != nil {
+	if err := c.pending.enter(ctx, 0, c.deadline(ctx)); err != nil {
 		s.cancel()
 		return nil, err
 	}

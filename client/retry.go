@@ -79,11 +79,22 @@ type retry struct {
 	last     error // why the latest attempt failed
 }
 
-func (c *Client) newRetry(ctx context.Context) *retry {
+// deadline returns when an operation that begins now has to end: when its
+// context does, or after Config.Timeout if that has no deadline.
+func (c *Client) deadline(ctx context.Context) time.Time {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(c.cfg.Timeout)
 	}
+	return deadline
+}
+
+func (c *Client) newRetry(ctx context.Context) *retry {
+	return c.newRetryUntil(ctx, c.deadline(ctx))
+}
+
+// newRetryUntil is for an operation that began earlier, and has waited its turn.
+func (c *Client) newRetryUntil(ctx context.Context, deadline time.Time) *retry {
 	return &retry{client: c, ctx: ctx, deadline: deadline}
 }
 

@@ -113,7 +113,7 @@ func (c *Client) onLeader(ctx context.Context, s uint16, sh *shard, rpc func(con
 		return ErrClosed
 	}
 	r := c.newRetry(ctx)
-	if err := c.pending.enter(ctx, 0, c.cfg.Timeout); err != nil {
+	if err := c.pending.enter(ctx, 0, r.deadline); err != nil {
 		return err
 	}
 	defer c.pending.leave(0)
