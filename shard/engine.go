@@ -52,13 +52,16 @@ func (r *Replica) startEngine() (*engine, error) {
 			return ra.CurrentTerm(), ra.State() == raft.Follower
 		},
 		CommitIndex: func() uint64 {
+			// Until an entry of its own term is applied, a new leader's commit
+			// index may lie below writes that were acknowledged already.
 			ra := running.Load()
-			if ra == nil {
-				return 0
+			g, _ := r.throne.get()
+			if ra == nil || g == nil || g.engine.raft != ra || g.term != ra.CurrentTerm() {
+				return unknownCommit
 			}
 			index, err := r.log.LastCommand(ra.CommitIndex())
 			if err != nil {
-				return math.MaxUint64 // nobody is level with a log that cannot be read
+				return unknownCommit // nobody is level with a log that cannot be read
 			}
 			return index
 		},

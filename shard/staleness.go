@@ -1,16 +1,23 @@
 package shard
 
 import (
+	"math"
 	"sync"
 	"time"
 
 	"github.com/kvd-io/kvd/store"
 )
 
+// unknownCommit stands in a heartbeat for a commit index that its sender cannot
+// vouch for. It says nothing about who is level with the leader.
+const unknownCommit = math.MaxUint64
+
 // staleness measures how far a follower's state may lie back: the time since a
-// heartbeat whose commit index it has applied.
+// heartbeat whose commit index it has applied, and the lease of the leader that
+// sent it. Cut off with the follower, it may have been deposed for that long.
 type staleness struct {
 	store *store.Store
+	lease time.Duration // Timing.LeaderLease
 
 	mu      sync.Mutex // guards what follows
 	level   time.Time  // when last known to be level with the leader
@@ -29,6 +36,9 @@ func (s *staleness) heard(_ string, _, commit uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.advance()
+	if commit == unknownCommit {
+		return
+	}
 	if s.store.AppliedIndex() >= commit {
 		s.level, s.pending = now, heartbeat{}
 		return
@@ -52,5 +62,5 @@ func (s *staleness) since() (age time.Duration, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.advance()
-	return time.Since(s.level), !s.level.IsZero()
+	return time.Since(s.level) + s.lease, !s.level.IsZero()
 }
