@@ -19,6 +19,7 @@ type reader struct {
 	mu        sync.Mutex // guards what follows
 	next      *round     // nil: nobody waits
 	confirmed time.Time  // when last known to lead and to have applied all that was acknowledged
+	closed    error      // why there are no more rounds; nil: there are
 }
 
 // round is shared by the reads that arrived before it began.
@@ -31,17 +32,32 @@ func newReader(r *Replica) *reader {
 	return &reader{r: r, wake: make(chan struct{}, 1)}
 }
 
-// join returns the round that has not begun yet.
+// join returns the round that has not begun yet; after the last, one that has
+// failed.
 func (rd *reader) join() *round {
 	rd.mu.Lock()
-	n := rd.next
-	if n == nil {
-		n = &round{done: make(chan struct{})}
-		rd.next = n
+	defer rd.mu.Unlock()
+	if rd.closed != nil {
+		n := &round{done: make(chan struct{}), err: rd.closed}
+		close(n.done)
+		return n
 	}
-	rd.mu.Unlock()
+	if rd.next == nil {
+		rd.next = &round{done: make(chan struct{})}
+	}
 	poke(rd.wake)
-	return n
+	return rd.next
+}
+
+// close fails the round that has not begun yet, and all that would follow.
+func (rd *reader) close(why error) {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	rd.closed = why
+	if n := rd.next; n != nil {
+		n.err, rd.next = why, nil
+		close(n.done)
+	}
 }
 
 // linearize returns nil when a read of the store from now on sees every write
@@ -66,13 +82,7 @@ func (rd *reader) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			rd.mu.Lock()
-			n := rd.next
-			rd.mu.Unlock()
-			if n != nil {
-				n.err = rd.r.notLeader()
-				close(n.done)
-			}
+			rd.close(rd.r.notLeader())
 			return
 		case <-rd.wake:
 		}
