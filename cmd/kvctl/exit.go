@@ -30,6 +30,12 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...)}
 }
 
+// existsError is the failed condition of a write that was only to create.
+type existsError struct{ err error }
+
+func (e *existsError) Error() string { return e.err.Error() }
+func (e *existsError) Unwrap() error { return e.err }
+
 var (
 	// errNothing ends a command whose (empty) answer has been printed: there
 	// was nothing to return.
@@ -73,9 +79,12 @@ func nextStep(command string, err error) string {
 	var usage *usageError
 	var compacted *client.CompactedError
 	var file *fs.PathError
+	var exists *existsError
 	switch {
 	case errors.As(err, &usage):
 		return fmt.Sprintf("see '%s --help'", command)
+	case errors.As(err, &exists):
+		return "the key exists: choose another one, or leave the condition out to replace it"
 	case errors.Is(err, client.ErrConditionFailed):
 		return "read the key again (kvctl get KEY -o json) and repeat with its mod_revision"
 	case errors.Is(err, client.ErrNotFound):
@@ -102,14 +111,14 @@ func nextStep(command string, err error) string {
 		return "split the value over several keys"
 	case errors.Is(err, client.ErrInvalid):
 		return "nothing was done: correct the request"
-	case errors.As(err, &file):
+	case errors.As(err, &file) && (file.Op == "open" || file.Op == "read"):
 		return "name a file that can be read, or - for stdin"
 	case errors.Is(err, client.ErrInternal):
 		return "this is a defect in kvd: please report it with the node's log"
 	case errors.Is(err, context.Canceled):
 		return "interrupted"
 	case errors.Is(err, client.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		return "is kvd running there? see 'kvctl check health', name other nodes with --endpoints, or wait longer with --timeout"
+		return "check --endpoints and that kvd runs there; if it does, see 'kvctl check health' or wait longer with --timeout"
 	default:
 		return ""
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -99,6 +100,7 @@ func isPiped(r io.Reader) bool {
 }
 
 func (a *app) put(cmd *cobra.Command, key string, value []byte, f putFlags) error {
+	onlyCreate := f.createOnly || cmd.Flags().Changed("if-revision") && f.ifRevision == 0
 	var opts []client.PutOption
 	if f.createOnly {
 		opts = append(opts, client.CreateOnly())
@@ -111,6 +113,9 @@ func (a *app) put(cmd *cobra.Command, key string, value []byte, f putFlags) erro
 	}
 	return a.call(cmd, defaultTimeout, func(ctx context.Context, c *client.Client) error {
 		res, err := c.Put(ctx, key, value, opts...)
+		if onlyCreate && errors.Is(err, client.ErrConditionFailed) {
+			return &existsError{err}
+		}
 		if err != nil {
 			return err
 		}
