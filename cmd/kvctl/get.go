@@ -70,14 +70,19 @@ func (a *app) get(cmd *cobra.Command, key string, f readFlags) error {
 		if err != nil {
 			return err
 		}
-		if f.stale && a.output == outputText {
-			a.noteStaleness(res.Staleness)
-		}
+		a.noteGet(res, f.stale)
 		if !res.Found {
 			return fmt.Errorf("get %q: %w", key, client.ErrNotFound)
 		}
 		return a.printGet(res, f.stale)
 	})
+}
+
+// noteGet tells how old the answer may be, unless it is in the JSON.
+func (a *app) noteGet(res client.GetResult, stale bool) {
+	if stale && a.output != outputJSON {
+		a.noteStaleness(res.Staleness)
+	}
 }
 
 // noteStaleness goes to stderr, so that stdout holds nothing but values.

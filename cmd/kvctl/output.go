@@ -137,7 +137,9 @@ func (t *table) flush() error { return t.w.Flush() }
 
 // cell makes a key or value fit for a table: printable, on one line, short.
 func cell(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+	// What is not UTF-8 counts as printable here, and the byte 0xff would be the
+	// escape of the tabwriter.
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
 		s = strconv.Quote(s)
 	}
 	if utf8.RuneCountInString(s) > maxCell {

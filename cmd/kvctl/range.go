@@ -121,7 +121,13 @@ func (a *app) count(ctx context.Context, c *client.Client, f rangeFlags) error {
 	case outputTable:
 		t := a.newTable("COUNT", "REVISION")
 		t.row(res.Count, res.Revision)
-		return t.flush()
+		if err := t.flush(); err != nil {
+			return err
+		}
+		if f.stale {
+			a.noteStaleness(res.Staleness)
+		}
+		return nil
 	default:
 		if f.stale {
 			a.noteStaleness(res.Staleness)
