@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -34,7 +35,11 @@ func localOutcome(err, cause error, sent bool) outcome {
 		o.course = unsure
 	}
 	if cause != nil {
-		o.err = &explainedError{kind: err, message: cause.Error()}
+		message := cause.Error()
+		if errors.Is(cause, err) { // it begins with the same words
+			message = strings.TrimPrefix(strings.TrimPrefix(message, err.Error()), ": ")
+		}
+		o.err = &explainedError{kind: err, message: message}
 	}
 	return o
 }

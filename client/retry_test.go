@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -148,6 +149,20 @@ func TestExpiredWrites(t *testing.T) {
 			if err := c.conclude(r, cl, o.err); !errors.As(err, &unknown) || !errors.Is(err, ErrRequestExpired) {
 				t.Errorf("concluded as %v", err)
 			}
+		}
+	}
+}
+
+// TestErrorSaysItOnce: a cause that begins with its kind does not repeat it.
+func TestErrorSaysItOnce(t *testing.T) {
+	for cause, want := range map[error]string{
+		fmt.Errorf("%w: cannot connect to n1", errNotSent): "no connection to the node: cannot connect to n1",
+		errNotSent:            "no connection to the node",
+		errors.New("refused"): "no connection to the node: refused",
+	} {
+		o := localOutcome(errNotSent, cause, false)
+		if o.err.Error() != want || !errors.Is(o.err, errNotSent) {
+			t.Errorf("%v became %v, want %s", cause, o.err, want)
 		}
 	}
 }
