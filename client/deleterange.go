@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 
@@ -21,21 +22,38 @@ const (
 // as DeleteRange does.
 func (c *Client) DeletePrefix(ctx context.Context, prefix string) (DeleteResult, error) {
 	if prefix == "" {
-		return DeleteResult{}, &Error{Op: "delete prefix", Err: &explainedError{kind: ErrInvalid, message: "empty prefix; DeleteRange with empty bounds deletes everything"}}
+		return DeleteResult{}, &Error{Op: "delete prefix", Err: &explainedError{kind: ErrInvalid, message: "empty prefix; DeleteAll deletes everything"}}
 	}
 	o := rangeOptions{prefix: prefix}
 	return c.deleteSpan(ctx, "delete prefix", prefix, o.span())
 }
 
 // DeleteRange deletes the keys from start on and before end, in byte order;
-// an empty end means to the end. It is not atomic: it deletes in pieces of at
+// an empty end means to the end. Both empty are refused with ErrInvalid, for
+// they would delete everything, which DeleteAll does; so is a start after the
+// end. It is not atomic: it deletes in pieces of at
 // most 1,000 keys of one shard, each exactly once. On an error, the result
 // counts what is known to have been deleted. Pieces of several shards may have
 // unknown outcomes at once: then the Err of the *Error is what errors.Join made
 // of their *OutcomeUnknownErrors, and each can be settled.
 func (c *Client) DeleteRange(ctx context.Context, start, end string) (DeleteResult, error) {
+	var wrong string
+	switch {
+	case start == "" && end == "":
+		wrong = "empty bounds; DeleteAll deletes everything"
+	case end != "" && start > end:
+		wrong = fmt.Sprintf("the start is after the end %q", abbreviate(end))
+	}
+	if wrong != "" {
+		return DeleteResult{}, &Error{Op: "delete range", Key: start, Err: &explainedError{kind: ErrInvalid, message: wrong}}
+	}
 	o := rangeOptions{from: start, to: end}
 	return c.deleteSpan(ctx, "delete range", start, o.span())
+}
+
+// DeleteAll deletes all keys of the cluster, as DeleteRange does.
+func (c *Client) DeleteAll(ctx context.Context) (DeleteResult, error) {
+	return c.deleteSpan(ctx, "delete all", "", span{})
 }
 
 func (c *Client) deleteSpan(ctx context.Context, op, key string, sp span) (DeleteResult, error) {

@@ -1,7 +1,10 @@
 package client
 
 import (
+	"context"
 	"errors"
+	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,4 +55,33 @@ func TestOnShardsFailure(t *testing.T) {
 			t.Errorf("no failure: %v", err)
 		}
 	})
+}
+
+// TestDeleteRangeBounds: bounds that must be a mistake are refused at the door.
+func TestDeleteRangeBounds(t *testing.T) {
+	c, err := New(Config{
+		Endpoints: []string{"n1:1"}, AttemptTimeout: minAttemptTimeout,
+		Dial: func(context.Context, string) (net.Conn, error) { return nil, errors.New("nobody there") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.DeleteRange(ctx, "", ""); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "DeleteAll") {
+		t.Errorf("empty bounds: %v", err)
+	}
+	if _, err := c.DeleteRange(ctx, "b", "a"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("start after end: %v", err)
+	}
+	if res, err := c.DeleteRange(ctx, "a", "a"); err != nil || res.Deleted != 0 {
+		t.Errorf("no key between: %+v, %v", res, err)
+	}
+	if _, err := c.DeleteAll(ctx); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("everything, of a cluster that is not there: %v", err)
+	}
+	if _, err := c.DeletePrefix(ctx, ""); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "DeleteAll") {
+		t.Errorf("empty prefix: %v", err)
+	}
 }

@@ -29,7 +29,7 @@ type PutResult struct {
 	Prev *KeyValue
 }
 
-// DeleteResult is what a Delete, DeleteRange or DeletePrefix did.
+// DeleteResult is what a Delete, DeletePrefix, DeleteRange or DeleteAll did.
 type DeleteResult struct {
 	// Revision of the delete. Over several pieces, that of the latest.
 	Revision uint64

@@ -91,10 +91,13 @@ func (a *app) delMany(cmd *cobra.Command, f delFlags) error {
 	return a.call(cmd, longTimeout, func(ctx context.Context, c *client.Client) error {
 		var res client.DeleteResult
 		var err error
-		if f.prefix != "" {
+		switch {
+		case f.all:
+			res, err = c.DeleteAll(ctx)
+		case f.prefix != "":
 			res, err = c.DeletePrefix(ctx, f.prefix)
-		} else {
-			res, err = c.DeleteRange(ctx, f.start, f.end) // --all: both empty
+		default:
+			res, err = c.DeleteRange(ctx, f.start, f.end)
 		}
 		if err != nil {
 			return fmt.Errorf("%w (%d keys were deleted before)", err, res.Deleted)
