@@ -6,13 +6,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/store"
 )
 
 // errMapMoved says that the map was changed by somebody else in between.
@@ -29,15 +32,43 @@ type metaKeeper struct {
 	fail    func(error)
 }
 
+// recall publishes the map that the store of the meta shard holds, if there is
+// one, before the replica runs: peers are held against what it knows of them
+// from the first connection on.
+func (k *metaKeeper) recall(cfg store.Config) (err error) {
+	if f, err := cfg.FS.OpenFile(cfg.Path, os.O_RDONLY, 0); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	} else if err := f.Close(); err != nil {
+		return err
+	}
+	st, err := store.Open(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	m, _, err := readMap(st)
+	if err != nil || m == nil {
+		return err
+	}
+	return k.publish(m)
+}
+
 // follow publishes every version of the map that the local replica applies,
-// until ctx ends.
+// until ctx ends. It has been checkpointed by then, so that the node knows it
+// from the start when it is opened again.
 func (k *metaKeeper) follow(ctx context.Context) {
 	var seen uint64
 	for {
 		applied := k.replica.store.AppliedIndex()
 		m, revision, err := k.read()
 		if err == nil && m != nil && revision != seen {
-			seen, err = revision, k.publish(m)
+			seen = revision
+			if k.replica.store.Checkpoint(ctx) != nil {
+				return // closed or failed, of which the store itself tells
+			}
+			err = k.publish(m)
 		}
 		if err != nil {
 			if ctx.Err() == nil {
@@ -53,8 +84,10 @@ func (k *metaKeeper) follow(ctx context.Context) {
 
 // read returns the map in the local replica and its revision; nil if there is
 // none yet.
-func (k *metaKeeper) read() (*kvdpb.ClusterMap, uint64, error) {
-	v, ok, err := k.replica.store.Get(mapKey, 0)
+func (k *metaKeeper) read() (*kvdpb.ClusterMap, uint64, error) { return readMap(k.replica.store) }
+
+func readMap(st *store.Store) (*kvdpb.ClusterMap, uint64, error) {
+	v, ok, err := st.Get(mapKey, 0)
 	if err != nil || !ok {
 		return nil, 0, err
 	}

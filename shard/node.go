@@ -89,6 +89,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return fmt.Errorf("open logs: %w", err)
 	}
 	keeper := &metaKeeper{dir: n.dir, maps: n.maps, book: n.book, logger: n.logger, fail: n.fail}
+	if err := keeper.recall(store.Config{Path: storePath(n.cfg.Dir, MetaShard), FS: n.cfg.FS, Logger: n.logger, Shard: MetaShard}); err != nil {
+		return fmt.Errorf("recall the cluster map: %w", err)
+	}
 	balance := &balancer{node: n.cfg.Node, replicas: n.replicas, maps: n.maps, alive: n.alive, logger: n.logger}
 	register := &registrar{self: n.self(), keeper: keeper, peerAddrs: n.cfg.InitialCluster, logger: n.logger}
 	opened := make(chan struct{}) // nobody is served before all is open

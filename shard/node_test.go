@@ -1,10 +1,14 @@
 package shard
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/kvd-io/kvd/fsm"
+	"github.com/kvd-io/kvd/shard/transport"
 )
 
 func TestThreeNodesPutAndGet(t *testing.T) {
@@ -34,5 +38,32 @@ func TestSingleNode(t *testing.T) {
 	c.start()
 	if v := c.get(1, c.keyOf(1, 0)); v != "v" {
 		t.Fatalf("got %q after a restart", v)
+	}
+}
+
+func TestNodeKnowsItsPeersFromTheStart(t *testing.T) {
+	c := newCluster(t, tcp{t}, "n1", "n2", "n3")
+	c.start()
+	c.until(20*time.Second, func() error {
+		for name, n := range c.nodes {
+			for _, p := range n.Map().Nodes {
+				if p.Incarnation == 0 {
+					return fmt.Errorf("%s does not know the incarnation of %s", name, p.Id)
+				}
+			}
+		}
+		return nil
+	})
+	hurried, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, name := range c.names {
+		n := c.nodes[name]
+		delete(c.nodes, name)
+		_ = n.Close(hurried) // without the checkpoints
+	}
+	c.start("n1")
+	err := c.nodes["n1"].verify(transport.Peer{Node: "n2", Incarnation: 2})
+	if !errors.Is(err, ErrForeignDir) {
+		t.Fatalf("a peer that has lost its disk: %v, want ErrForeignDir", err)
 	}
 }

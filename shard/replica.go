@@ -111,13 +111,18 @@ func openReplica(cfg replicaConfig) (_ *Replica, err error) {
 	return r, nil
 }
 
+// storePath is where a replica's state lies in the data directory.
+func storePath(dir string, shard uint32) string {
+	return filepath.Join(dir, fmt.Sprintf("shard-%d", shard), "data.db")
+}
+
 func (r *Replica) openFiles() (err error) {
-	dir := filepath.Join(r.cfg.dir, fmt.Sprintf("shard-%d", r.id))
-	if err := r.cfg.fs.MkdirAll(dir, 0o755); err != nil {
+	path := storePath(r.cfg.dir, r.id)
+	if err := r.cfg.fs.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make directory of shard %d: %w", r.id, err)
 	}
 	r.store, err = store.Open(store.Config{
-		Path:         filepath.Join(dir, "data.db"),
+		Path:         path,
 		FS:           r.cfg.fs,
 		Budget:       r.cfg.budget,
 		Logger:       r.cfg.logger,
