@@ -121,6 +121,24 @@ func TestVirtualStuckRaftIsReplaced(t *testing.T) {
 	})
 }
 
+// TestVirtualCloseWhileRaftIsReplaced leaves no raft behind, of which the bubble
+// would tell, on files that are closed.
+func TestVirtualCloseWhileRaftIsReplaced(t *testing.T) {
+	inVirtualTime(t, func(_ *testing.T, c *cluster, _ *memnet.Network) {
+		c.start()
+		c.ready()
+		for range 3 {
+			for _, n := range c.nodes {
+				for _, r := range n.Replicas() {
+					poke(r.stuck)
+				}
+			}
+			c.close()
+			c.start()
+		}
+	})
+}
+
 func TestRefusalsThatGoOn(t *testing.T) {
 	timing := DefaultTiming
 	now := time.Now()

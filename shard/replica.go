@@ -288,6 +288,9 @@ func (r *Replica) close(ctx context.Context, checkpoint bool) error {
 			err = ErrStuck
 		}
 	}
+	if err == nil {
+		err = r.engine.Load().stop() // another one, if it was being replaced
+	}
 	if err != nil {
 		return fmt.Errorf("stop shard %d: %w", r.id, err)
 	}

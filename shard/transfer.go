@@ -71,6 +71,9 @@ func (r *Replica) replaceEngine() {
 		r.cfg.onFailure(fmt.Errorf("stop raft: %w", err))
 		return
 	}
+	if r.retired.Load() != nil {
+		return // close has done its part with the engine that was
+	}
 	e, err := r.startEngine()
 	if err != nil {
 		r.cfg.onFailure(fmt.Errorf("restart raft: %w", err))
