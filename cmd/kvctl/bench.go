@@ -91,7 +91,7 @@ func (a *app) completeBench(cmd *cobra.Command, f *benchFlags) error {
 	switch {
 	case f.mode != modeGrouped && f.mode != modeUnary:
 		return usagef("--mode is %q: must be %s or %s", f.mode, modeGrouped, modeUnary)
-	case f.Distribution == bench.Each:
+	case f.Distribution != bench.Uniform && f.Distribution != bench.Zipf: // Each is for loading
 		return usagef("--distribution is %q: must be %s or %s", f.Distribution, bench.Uniform, bench.Zipf)
 	case f.ValueSize < 0:
 		return usagef("--value-size is %d: must not be negative", f.ValueSize)

@@ -48,6 +48,7 @@ const (
 const (
 	MaxClients   = 100_000
 	MaxKeys      = 100_000_000
+	MaxKeySize   = 4 << 10
 	MaxKeyBytes  = 4 << 30 // of all keys together, which are held in memory
 	MaxValueSize = 64 << 20
 )
@@ -138,7 +139,7 @@ func (c Config) Validate() error {
 		oneOf("distribution", c.Distribution, Uniform, Zipf, Each),
 		between("clients", int64(c.Clients), 1, MaxClients),
 		between("keys", int64(c.Keys), 1, MaxKeys),
-		between("key size", int64(c.KeySize), int64(len(c.Prefix)+digits(c.Keys)), MaxKeyBytes/int64(c.Keys)),
+		between("key size", int64(c.KeySize), int64(len(c.Prefix)+digits(c.Keys)), min(MaxKeySize, MaxKeyBytes/int64(c.Keys))),
 		between("value size", int64(c.ValueSize), 0, MaxValueSize),
 		between("reads", int64(c.Reads), 0, 100),
 	} {

@@ -171,6 +171,7 @@ func TestValidate(t *testing.T) {
 		{Operation: Put, Clients: -1},
 		{Operation: Put, Keys: MaxKeys + 1},
 		{Operation: Put, KeySize: 5},
+		{Operation: Put, KeySize: MaxKeySize + 1, Keys: 1},
 		{Operation: Put, KeySize: 6, Prefix: "key/", Keys: 1000},
 		{Operation: Put, KeySize: 1 << 20, Keys: 1 << 20},
 		{Operation: Put, ValueSize: -2},
