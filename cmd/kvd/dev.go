@@ -67,6 +67,9 @@ func newDev() *cobra.Command {
 
 // configs returns the configuration of each node.
 func (d *dev) configs(logs io.Writer) ([]server.Config, error) {
+	if d.dataDir == "" {
+		return nil, errors.New("--data-dir is empty: name a directory for the data")
+	}
 	if d.nodes != 1 && d.nodes != 3 {
 		return nil, fmt.Errorf("--nodes: %d is neither 1 nor 3; for other clusters see 'kvd start --help'", d.nodes)
 	}
