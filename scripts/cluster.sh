@@ -46,12 +46,12 @@ stop_node() {
 	local n=$1 pid
 	pid=$(pid_of "$n") || { rm -f "$dir/n$n.pid"; return 0; }
 	kill -TERM "$pid"
-	for _ in $(seq 150); do
+	for _ in $(seq 400); do
 		kill -0 "$pid" 2>/dev/null || break
 		sleep 0.1
 	done
 	if kill -0 "$pid" 2>/dev/null; then
-		echo "n$n did not stop in 15 s: killing it" >&2
+		echo "n$n did not stop in 40 s: killing it" >&2
 		kill -KILL "$pid"
 	fi
 	rm -f "$dir/n$n.pid"

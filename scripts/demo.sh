@@ -28,7 +28,7 @@ say "1. Three nodes, each a process with its own disk"
 
 say "2. Write something: it is acknowledged once two of three disks have it"
 run put greeting "hello from kvd"
-run get greeting && echo
+run get greeting | cat; echo
 
 say "3. Who leads what"
 run status -o table
@@ -41,10 +41,10 @@ say "4. kill -9 $leader, a leader, without warning"
 
 say "5. Nothing is lost, and writing goes on"
 began=$(date +%s%N)
-run get greeting && echo
+run get greeting | cat; echo
 run put greeting "still here"
 echo "(get and put together, over the change of leader: $((($(date +%s%N) - began) / 1000000)) ms)"
-run get greeting && echo
+run get greeting | cat; echo
 
 say "6. $leader comes back and catches up"
 "$root/scripts/cluster.sh" start
