@@ -40,11 +40,9 @@ type proposer struct {
 	refusals refusals // of collect alone
 
 	// Of run alone:
-	last        uint64 // highest revision assigned
-	dedupe      horizon
-	history     horizon
-	dedupeFloor uint64 // as last proposed
-	keepSince   uint64
+	last    uint64 // highest revision assigned
+	dedupe  horizon
+	history horizon
 }
 
 // flight is an entry on its way through raft.
@@ -169,15 +167,17 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 }
 
 // setHorizons lets floors that have moved ride on a passing entry, so that an
-// idle shard writes nothing.
+// idle shard writes nothing. They ride until they have been applied: an entry
+// may be lost, or void.
 func (p *proposer) setHorizons(entry *logpb.Entry, now time.Time) {
+	state := p.r.store.State()
 	p.dedupe.note(now, p.last)
 	p.history.note(now, p.last)
-	if floor := max(p.dedupe.before(now), p.r.fsm.DedupeFloor()); floor > p.dedupeFloor {
-		entry.DedupeFloor, p.dedupeFloor = floor, floor
+	if floor := max(p.dedupe.before(now), p.r.fsm.DedupeFloor()); floor > state.DedupeFloor {
+		entry.DedupeFloor = floor
 	}
-	if since := p.history.before(now); since > p.keepSince {
-		entry.KeepSince, p.keepSince = since, since
+	if since := p.history.before(now); since > state.KeepSince {
+		entry.KeepSince = since
 	}
 }
 
