@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/status"
+
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
 
@@ -75,7 +77,7 @@ func (b *batchStream) work(ctx context.Context, req *kvdpb.BatchRequest) {
 	start := time.Now()
 	resp := b.execute(ctx, req)
 	resp.Id = req.Id
-	b.metrics.batchDone(req, resp, time.Since(start))
+	b.metrics.batchDone(ctx, req, resp, time.Since(start))
 	b.answers <- resp
 }
 
@@ -95,6 +97,11 @@ func (b *batchStream) write() error {
 		case <-closing:
 			return b.finish()
 		}
+	}
+	// A client that is done has closed its side, and its context lives; one that
+	// is gone has ended it, whatever became of the last answers.
+	if err := b.stream.Context().Err(); err != nil {
+		return status.FromContextError(err).Err()
 	}
 	return failed
 }
@@ -117,7 +124,7 @@ func (b *batchStream) finish() error {
 			}
 			b.answered()
 		case <-ctx.Done():
-			return ctx.Err()
+			return status.FromContextError(ctx.Err()).Err()
 		}
 	}
 	return statusOf(errStreamClosing.pb)

@@ -137,9 +137,20 @@ func codeOf(reason kvdpb.Reason) codes.Code {
 	return codes.Internal
 }
 
+// codeOfError is the code of a reason, but for a request that its client has
+// given up: that is nobody's deadline, and no failure of the node's.
+func codeOfError(pb *kvdpb.Error, err error) codes.Code {
+	if pb.Reason == kvdpb.Reason_REASON_DEADLINE && errors.Is(err, context.Canceled) {
+		return codes.Canceled
+	}
+	return codeOf(pb.Reason)
+}
+
 // statusOf is the gRPC status of an error, with the error as its detail.
-func statusOf(pb *kvdpb.Error) error {
-	st := status.New(codeOf(pb.Reason), pb.Message)
+func statusOf(pb *kvdpb.Error) error { return statusAs(codeOf(pb.Reason), pb) }
+
+func statusAs(code codes.Code, pb *kvdpb.Error) error {
+	st := status.New(code, pb.Message)
 	if detailed, err := st.WithDetails(pb); err == nil {
 		st = detailed
 	}

@@ -116,3 +116,34 @@ func TestOutcomesHaveReasons(t *testing.T) {
 		}
 	}
 }
+
+// TestCanceled: a request that its client gave up is neither late nor failed.
+func TestCanceled(t *testing.T) {
+	for err, want := range map[error]codes.Code{
+		context.Canceled:         codes.Canceled,
+		context.DeadlineExceeded: codes.DeadlineExceeded,
+		fmt.Errorf("%w: %w", shard.ErrOutcomeUnknown, context.Canceled): codes.Unknown,
+	} {
+		if got := codeOfError(describe(err), err); got != want {
+			t.Errorf("%v has code %v, want %v", err, got, want)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	late, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	for _, c := range []struct {
+		ctx        context.Context
+		code, want codes.Code
+	}{
+		{gone, codes.Unknown, codes.Canceled},
+		{gone, codes.DeadlineExceeded, codes.Canceled},
+		{gone, codes.OK, codes.OK},
+		{late, codes.DeadlineExceeded, codes.DeadlineExceeded},
+		{t.Context(), codes.Unavailable, codes.Unavailable},
+	} {
+		if got := given(c.ctx, c.code); got != c.want {
+			t.Errorf("%v, %v counts as %v, want %v", c.ctx.Err(), c.code, got, c.want)
+		}
+	}
+}

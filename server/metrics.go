@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -100,10 +101,19 @@ func (b *byCode) observe(vec *prometheus.HistogramVec, code codes.Code, took tim
 	(*obs).Observe(took.Seconds())
 }
 
-func (m *metrics) observe(fullMethod string, err error, took time.Duration) {
+func (m *metrics) observe(ctx context.Context, fullMethod string, err error, took time.Duration) {
 	if b, ok := m.methods[fullMethod]; ok {
-		b.observe(m.latency, status.Code(err), took)
+		b.observe(m.latency, given(ctx, status.Code(err)), took)
 	}
+}
+
+// given is the code under which a request counts. What fails after its client
+// has given it up, for whatever reason, tells nothing of the node.
+func given(ctx context.Context, code codes.Code) codes.Code {
+	if code != codes.OK && errors.Is(ctx.Err(), context.Canceled) {
+		return codes.Canceled
+	}
+	return code
 }
 
 // unary measures calls.
@@ -112,7 +122,7 @@ func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	m.inFlight.Inc()
 	defer m.inFlight.Dec()
 	resp, err := handler(ctx, req)
-	m.observe(info.FullMethod, err, time.Since(start))
+	m.observe(ctx, info.FullMethod, err, time.Since(start))
 	return resp, err
 }
 
@@ -120,17 +130,17 @@ func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 func (m *metrics) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	start := time.Now()
 	err := handler(srv, ss)
-	m.observe(info.FullMethod, err, time.Since(start))
+	m.observe(ss.Context(), info.FullMethod, err, time.Since(start))
 	return err
 }
 
-// batchDone measures one message of a Batch stream.
-func (m *metrics) batchDone(req *kvdpb.BatchRequest, resp *kvdpb.BatchResponse, took time.Duration) {
+// batchDone measures one message of a Batch stream, whose context is ctx.
+func (m *metrics) batchDone(ctx context.Context, req *kvdpb.BatchRequest, resp *kvdpb.BatchResponse, took time.Duration) {
 	code := codes.OK
 	if resp.Error != nil {
 		code = codeOf(resp.Error.Reason)
 	}
-	m.batch.observe(m.latency, code, took)
+	m.batch.observe(m.latency, given(ctx, code), took)
 	if n := len(req.Writes); n > 0 {
 		m.writes.Observe(float64(n))
 	}

@@ -92,7 +92,8 @@ func (s *service) fail(err error, r *shard.Replica) error {
 	if r != nil {
 		id = r.ID()
 	}
-	return statusOf(s.apiErrorOf(err, id))
+	pb := s.apiErrorOf(err, id)
+	return statusAs(codeOfError(pb, err), pb)
 }
 
 // reserve counts the bytes of a request until release is called with the same
