@@ -369,6 +369,12 @@ func TestDeleteMany(t *testing.T) {
 		if n, err := cl.Count(ctx); err != nil || n.Count != 10 {
 			t.Fatalf("kept: %+v, %v", n, err)
 		}
+		if res, err = cl.DeleteRange(ctx, "", ""); !errors.Is(err, client.ErrInvalid) || res.Deleted != 0 {
+			t.Fatalf("delete between empty bounds: %+v, %v", res, err)
+		}
+		if res, err = cl.DeleteAll(ctx); err != nil || res.Deleted != 10 {
+			t.Fatalf("delete all: %+v, %v", res, err)
+		}
 	})
 }
 

@@ -208,3 +208,47 @@ func TestSettleWithoutQuorum(t *testing.T) {
 		}
 	})
 }
+
+// TestSettlePieces: the replies of all shards are lost at once, and each piece
+// can be settled.
+func TestSettlePieces(t *testing.T) {
+	inCluster(t, sim.Config{Shards: 3}, func(t *testing.T, c *sim.Cluster) {
+		p := startProxies(t, c, 1)
+		defer p.close()
+		cl, done := p.connect(t, "app", client.Config{})
+		defer done()
+		other, done := connect(t, c, client.Config{})
+		defer done()
+		load(t, other, "k", 300)
+		if _, err := cl.Count(within(t, time.Minute)); err != nil { // it knows the map
+			t.Fatal(err)
+		}
+		p.set(faults{loseReply: 1000})
+		var err error
+		unknown(t, func(ctx context.Context) error {
+			var res client.DeleteResult
+			res, err = cl.DeleteRange(ctx, "k", "l")
+			if res.Deleted != 0 {
+				t.Errorf("%d keys are known to be deleted, and no reply has come", res.Deleted)
+			}
+			return err
+		})
+		p.set(faults{})
+		var joined interface{ Unwrap() []error }
+		var op *client.Error
+		if !errors.As(err, &op) || !errors.As(op.Err, &joined) || len(joined.Unwrap()) != 3 {
+			t.Fatalf("got %v, want the outcomes of three pieces", err)
+		}
+		var deleted uint64
+		for _, one := range joined.Unwrap() {
+			var piece *client.OutcomeUnknownError
+			if !errors.As(one, &piece) {
+				t.Fatalf("%v is no unknown outcome", one)
+			}
+			deleted += settle(t, piece).Deleted
+		}
+		if deleted != 300 {
+			t.Errorf("the pieces deleted %d of 300 keys", deleted)
+		}
+	})
+}
