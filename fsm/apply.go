@@ -23,6 +23,7 @@ type run struct {
 // can no longer be trusted; nothing of the entry becomes visible then.
 func (f *FSM) applyEntry(log *raft.Log, e *logpb.Entry, commands int, result *Result) error {
 	r := run{fsm: f, batch: f.store.Begin(log.Index, log.Term), rev: e.Base}
+	r.batch.Source(len(log.Data))
 	r.raise(e)
 	result.Groups = make([][]Outcome, len(e.Groups))
 	outcomes := make([]Outcome, commands)

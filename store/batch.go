@@ -19,6 +19,10 @@ type Batch struct {
 	view  *view
 	next  snapshot // published by Commit
 	err   error
+
+	source  int  // bytes of the buffer that keys and values alias; see Source
+	pinned  bool // the memtable holds some of it
+	charged int  // bytes of it that the memtable has counted
 }
 
 // Begin starts the batch of the entry at index, which must be above the
@@ -33,6 +37,7 @@ func (s *Store) Begin(index, term uint64) *Batch {
 	}
 	s.mu.Unlock()
 	b.view = view
+	b.source, b.pinned, b.charged = 0, false, 0
 	b.next = *s.published.Load()
 	b.err = s.usable()
 	if b.err == nil && index <= b.next.AppliedIndex {
@@ -48,6 +53,20 @@ func (b *Batch) Err() error {
 		b.err = b.store.Err()
 	}
 	return b.err
+}
+
+// Source tells that the keys and values to come alias one buffer of size bytes.
+// A single one keeps all of it in memory, which is what is accounted for then.
+func (b *Batch) Source(size int) { b.source = size }
+
+// write adds a version to the memtable.
+func (b *Batch) write(e *entry, hash uint64, key []byte, v version) {
+	b.pinned = b.pinned || e == nil || v.value != nil // an empty slice pins, too
+	b.charged += len(v.value)
+	if e == nil {
+		b.charged += len(key)
+	}
+	b.view.active.write(e, hash, key, v)
 }
 
 // Get returns the live version of key, the batch's own writes included.
@@ -158,7 +177,7 @@ func (b *Batch) Put(rev uint64, key, value []byte, lease uint64) (prev Version, 
 		b.next.bytes += uint64(len(key))
 	}
 	b.next.bytes += uint64(len(value))
-	b.view.active.write(e, hash, key, v)
+	b.write(e, hash, key, v)
 	if existed {
 		prev = old.version(key)
 		prev.Value = nil
@@ -177,7 +196,7 @@ func (b *Batch) Delete(rev uint64, key []byte) (prev Version, existed bool, err 
 	if err := b.admit(rev, key, old, e); err != nil {
 		return Version{}, false, err
 	}
-	b.view.active.write(e, hash, key, version{
+	b.write(e, hash, key, version{
 		record: record{mod: rev},
 		index:  b.next.AppliedIndex,
 		prev:   old.mod,
@@ -259,6 +278,9 @@ func (b *Batch) Commit(lastRevision uint64) {
 	if b.Err() == nil {
 		if lastRevision != 0 {
 			b.next.Revision = max(b.next.Revision, lastRevision)
+		}
+		if rest := b.source - b.charged; b.pinned && rest > 0 {
+			b.view.active.bytes.Add(int64(rest))
 		}
 		next := b.next
 		s.published.Store(&next)
