@@ -14,7 +14,10 @@ import (
 // the snapshot again and again (hashicorp/raft #697).
 //
 // If the record at the index is missing or of another term, everything up to
-// it is deleted: a snapshot was installed over it. It must be called for an
+// it is deleted: a snapshot was installed over it. What follows stays until the
+// leader's entries replace it: a raft that runs remembers its last index, and
+// refuses all entries up to it when it does not find its own to compare with.
+// It must be called for an
 // installed snapshot before the state machine's Restore returns, and may be
 // called for snapshots taken here. Should a deletion fail, the log has failed.
 func (l *Log) SetSnapshot(index, term uint64) {
