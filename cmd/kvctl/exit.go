@@ -118,7 +118,7 @@ func nextStep(command string, err error) string {
 	case errors.Is(err, context.Canceled):
 		return "interrupted"
 	case errors.Is(err, client.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		return "check --endpoints and that kvd runs there; if it does, see 'kvctl check health' or wait longer with --timeout"
+		return "is kvd running there? check --endpoints; if it is, see 'kvctl check health' or wait longer with --timeout"
 	default:
 		return ""
 	}
