@@ -102,8 +102,8 @@ func TestOneBadClock(t *testing.T) {
 		"far behind":    off(-24 * hour),
 		"before 1970":   off(-100 * 365 * 24 * hour),
 		"jumps ahead":   func(d time.Duration) time.Duration { return d.Truncate(5*time.Second) * 1000 },
-		"jumps to, fro": func(d time.Duration) time.Duration { return hour * (d/time.Second%3 - 1) },
-		"strobes":       func(d time.Duration) time.Duration { return hour * (d / time.Millisecond % 2) },
+		"jumps to, fro": func(d time.Duration) time.Duration { return hour * time.Duration(int64(d/time.Second)%3-1) },
+		"strobes":       func(d time.Duration) time.Duration { return hour * time.Duration(int64(d/time.Millisecond)%2) },
 		"races":         func(d time.Duration) time.Duration { return d },
 		"stands still":  func(d time.Duration) time.Duration { return -d },
 	}
@@ -354,7 +354,7 @@ func TestReports(t *testing.T) {
 		metrics := NewMetrics(prometheus.NewPedanticRegistry())
 		n := New(Config{
 			Wall: func() time.Time { // an hour ahead in every second second
-				return trueTime().Add(time.Hour * (trueTime().Sub(start) / time.Second % 2))
+				return trueTime().Add(time.Hour * time.Duration(int64(trueTime().Sub(start)/time.Second)%2))
 			},
 			Logger:  slog.New(slog.NewTextHandler(&log, nil)),
 			Metrics: metrics,
