@@ -84,7 +84,7 @@ func nextStep(command string, err error) string {
 	case errors.As(err, &usage):
 		return fmt.Sprintf("see '%s --help'", command)
 	case errors.As(err, &exists):
-		return "the key exists: choose another one, or leave the condition out to replace it"
+		return "the key exists: choose another one, or replace what you have read of it with --if-revision and its mod_revision"
 	case errors.Is(err, client.ErrConditionFailed):
 		return "read the key again (kvctl get KEY -o json) and repeat with its mod_revision"
 	case errors.Is(err, client.ErrNotFound):

@@ -16,8 +16,8 @@ func TestNextStep(t *testing.T) {
 		err         error
 		want, never string
 	}{
-		{&client.ConditionError{Revision: 7}, "mod_revision", "choose another"},
-		{&existsError{&client.ConditionError{Revision: 7}}, "choose another", "mod_revision"},
+		{&client.ConditionError{Revision: 7}, "repeat with its mod_revision", "choose another"},
+		{&existsError{&client.ConditionError{Revision: 7}}, "choose another", "repeat with"},
 		{&fs.PathError{Op: "open", Path: "f", Err: missing}, "name a file", ""},
 		{&fs.PathError{Op: "read", Path: "f", Err: missing}, "name a file", ""},
 		{&fs.PathError{Op: "write", Path: "/dev/stdout", Err: missing}, "", "name a file"},
