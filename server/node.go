@@ -121,7 +121,7 @@ func (n *Node) openGRPC() {
 	n.grpc = newGRPC(m)
 	kvdpb.RegisterKVServer(n.grpc, &kvService{service: n.svc})
 	kvdpb.RegisterClusterServer(n.grpc, &clusterService{service: n.svc, cfg: n.cfg, ready: n.Ready})
-	grpc_health_v1.RegisterHealthServer(n.grpc, n.health)
+	grpc_health_v1.RegisterHealthServer(n.grpc, freshHealth{n.health, n.setHealth})
 	registerReflection(n.grpc)
 	n.setHealth()
 	n.work.Go(func() {
