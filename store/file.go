@@ -26,6 +26,8 @@ type file struct {
 	db     *bbolt.DB
 	handle *os.File // bbolt's own, for the case that bbolt cannot close it
 
+	pageSize int64
+
 	// generation counts commits. A pooled transaction of an older one shows an
 	// older state and keeps its pages from reuse.
 	generation atomic.Uint64
@@ -75,7 +77,10 @@ func openFile(path string, o fileOptions, create bool) (_ *file, err error) {
 		},
 	}
 	err = guard(func() error {
-		f.db, err = bbolt.Open(path, 0o600, options)
+		if f.db, err = bbolt.Open(path, 0o600, options); err == nil {
+			// Noted, as asking later could meet a file that is being closed.
+			f.pageSize = int64(f.db.Info().PageSize)
+		}
 		return err
 	})
 	if err != nil {
@@ -243,14 +248,15 @@ func (f *file) release(r *fileReader) {
 	}
 }
 
-// size returns the bytes of the file that hold pages, and of them the free.
+// size returns the bytes of the file that hold pages, and of them the free; 0
+// for a file that has been closed.
 func (f *file) size() (total, free int64) {
 	stats := f.db.Stats()
-	page := int64(f.db.Info().PageSize)
-	if info, err := f.handle.Stat(); err == nil {
-		total = info.Size()
+	info, err := f.handle.Stat()
+	if err != nil {
+		return 0, 0
 	}
-	return total, int64(stats.FreePageN+stats.PendingPageN) * page
+	return info.Size(), int64(stats.FreePageN+stats.PendingPageN) * f.pageSize
 }
 
 // guard calls fn and returns as errors what damaged files make of it: bbolt's
