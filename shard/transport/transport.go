@@ -101,15 +101,6 @@ func (t *Transport) peer(node string) *peer {
 	return p
 }
 
-// Meet sees to it that this node keeps in touch with another one, even if no
-// group of theirs has anything to say: it connects, and exchanges clocks every
-// second.
-func (t *Transport) Meet(node string) {
-	if node != t.cfg.Node {
-		t.peer(node)
-	}
-}
-
 // LastHeard returns when the last message of a node arrived, to within a
 // second; the zero time if none has.
 func (t *Transport) LastHeard(node string) time.Time {
