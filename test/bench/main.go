@@ -110,7 +110,7 @@ func parseFlags(args []string) (options, error) {
 		flags.PrintDefaults()
 	}
 	flags.BoolVar(&o.json, "json", false, "print JSON, a line per row")
-	flags.BoolVar(&o.quick, "quick", false, "a short version, under three minutes")
+	flags.BoolVar(&o.quick, "quick", false, "a short version, about five minutes")
 	flags.BoolVar(&o.check, "check", false, "exit with status 3 if an aim is missed")
 	flags.StringVar(&only, "only", "", "compare only these `rows`, separated by commas")
 	flags.IntVar(&o.rounds, "rounds", 0, "rounds of the comparison (default 3, quick 1)")
