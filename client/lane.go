@@ -6,8 +6,10 @@ import (
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
 
-// Grouping. A lane sends at once while fewer than laneWindow of its messages are
-// unanswered; what arrives meanwhile gathers and goes with the next.
+// Grouping. A lane whose messages are all answered sends at once. What arrives
+// while one is unanswered gathers and goes with the next, which waits for the
+// answer unless it is full: as in Nagle's algorithm, few large messages. Up to
+// laneWindow may be unanswered.
 const (
 	laneWindow     = 4
 	maxMessageOps  = 1024
@@ -37,11 +39,27 @@ type lane struct {
 	shard *shard
 
 	head, tail *call
+	count      int  // calls that wait
+	weight     int  // their bytes
 	inFlight   int  // messages without an answer
 	ready      bool // it is in the node's list of lanes to send from
 }
 
+// maySend reports whether a message may be sent now.
+func (l *lane) maySend() bool {
+	switch {
+	case l.head == nil || l.inFlight >= laneWindow:
+		return false
+	case l.inFlight == 0:
+		return true
+	default:
+		return l.count >= maxMessageOps || l.weight >= maxMessageSize
+	}
+}
+
 func (l *lane) push(cl *call) {
+	l.count++
+	l.weight += cl.weight
 	if l.tail == nil {
 		l.head = cl
 	} else {
@@ -163,6 +181,8 @@ func (l *lane) unlink(prev, cl *call) {
 		l.tail = prev
 	}
 	cl.next = nil
+	l.count--
+	l.weight -= cl.weight
 }
 
 // expireQueued removes the calls whose attempt has taken too long before it was
@@ -185,7 +205,7 @@ func (l *lane) expireQueued(tick uint32) *call {
 // drain empties the queue and returns it as a list.
 func (l *lane) drain() *call {
 	out := l.head
-	l.head, l.tail = nil, nil
+	l.head, l.tail, l.count, l.weight = nil, nil, 0, 0
 	return out
 }
 

@@ -233,7 +233,7 @@ func (n *node) enqueue(l *lane, cl *call) {
 // makeReady puts the lane in line for sending if it may send, and reports
 // whether it did. The caller holds mu.
 func (n *node) makeReady(l *lane) bool {
-	if l.ready || l.head == nil || l.inFlight >= laneWindow {
+	if l.ready || !l.maySend() {
 		return false
 	}
 	l.ready = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -19,7 +20,8 @@ const (
 	maxQueueGroups = 16 << 10
 	maxQueueBytes  = 16 << 20
 	// maxInFlight is how many entries may be on their way through raft. While
-	// they are, the next one gathers; so few, large entries.
+	// any is, the next one gathers, until it is full: what an entry costs is
+	// its commits to disk, so few, large entries.
 	maxInFlight = 4
 	// refusedPause is how long the proposer rests when raft takes nothing
 	// because leadership is being transferred.
@@ -34,8 +36,9 @@ type proposer struct {
 	// flights carries entries in the order in which they were proposed, which
 	// is the order in which raft answers.
 	flights chan flight
-	slots   chan struct{} // tokens of entries in flight
 	refused chan struct{} // poked when raft took an entry for nothing
+	// inFlight counts entries in flights or with collect. Only run adds.
+	inFlight atomic.Int32
 
 	refusals refusals // of collect alone
 
@@ -56,9 +59,8 @@ type flight struct {
 func newProposer(r *Replica) *proposer {
 	return &proposer{
 		r:       r,
-		queue:   newQueue(maxQueueGroups, maxQueueBytes),
+		queue:   newQueue(maxQueueGroups, maxQueueBytes, maxEntryBytes),
 		flights: make(chan flight, maxInFlight),
-		slots:   make(chan struct{}, maxInFlight),
 		refused: make(chan struct{}, 1),
 		dedupe:  horizon{window: r.cfg.retention.Dedupe},
 		history: horizon{window: r.cfg.retention.History},
@@ -97,8 +99,12 @@ func (p *proposer) run(ctx context.Context) {
 
 // step proposes one entry; false: there is nothing to do until woken.
 func (p *proposer) step(ctx context.Context) bool {
-	if n, _ := p.queue.depth(); n == 0 || ctx.Err() != nil {
+	waiting, full := p.queue.waiting()
+	if !waiting || ctx.Err() != nil {
 		return false
+	}
+	if n := p.inFlight.Load(); n == maxInFlight || n > 0 && !full {
+		return false // woken when an entry has been settled, or when one is full
 	}
 	g, _ := p.r.throne.get()
 	if g == nil {
@@ -114,11 +120,6 @@ func (p *proposer) step(ctx context.Context) bool {
 		return false
 	}
 	select {
-	case <-ctx.Done():
-		return false
-	case p.slots <- struct{}{}:
-	}
-	select {
 	case <-p.refused: // raft would refuse again at once
 		select {
 		case <-ctx.Done():
@@ -126,12 +127,9 @@ func (p *proposer) step(ctx context.Context) bool {
 		}
 	default:
 	}
-	batch := p.queue.take(maxEntryBytes)
-	if len(batch) == 0 {
-		<-p.slots
-		return true
+	if batch := p.queue.take(); len(batch) > 0 {
+		p.enter(g, batch)
 	}
-	p.enter(g, batch)
 	return true
 }
 
@@ -152,7 +150,6 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 
 	data, err := fsm.Encode(&entry)
 	if err != nil {
-		<-p.slots
 		for _, w := range batch {
 			w.answer(nil, fmt.Errorf("propose: %w", err))
 		}
@@ -163,6 +160,7 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 	// Raft knows nothing of our term: if leadership was lost and regained since
 	// g was read, this lands in a later term, where the entry is void.
 	future := g.engine.raft.Apply(data, p.r.cfg.timing.Election)
+	p.inFlight.Add(1)
 	p.flights <- flight{engine: g.engine, batch: batch, future: future, start: start}
 }
 
@@ -186,7 +184,8 @@ func (p *proposer) setHorizons(entry *logpb.Entry, now time.Time) {
 func (p *proposer) collect() {
 	for f := range p.flights {
 		p.settle(f)
-		<-p.slots
+		p.inFlight.Add(-1)
+		poke(p.queue.wake)
 	}
 }
 

@@ -65,7 +65,8 @@ func (p *pending) wait(ctx context.Context, dead <-chan struct{}) ([]fsm.Outcome
 // bounded in number and bytes.
 type queue struct {
 	maxCount, maxBytes int
-	wake               chan struct{} // poked when something arrives
+	batchBytes         int           // bytes of a full batch
+	wake               chan struct{} // poked when something waits, and when a full batch does
 
 	mu    sync.Mutex // guards what follows
 	items []*pending
@@ -73,8 +74,8 @@ type queue struct {
 	err   error // set once closed: the answer to everything
 }
 
-func newQueue(maxCount, maxBytes int) *queue {
-	return &queue{maxCount: maxCount, maxBytes: maxBytes, wake: make(chan struct{}, 1)}
+func newQueue(maxCount, maxBytes, batchBytes int) *queue {
+	return &queue{maxCount: maxCount, maxBytes: maxBytes, batchBytes: batchBytes, wake: make(chan struct{}, 1)}
 }
 
 // push adds p, or returns ErrOverloaded or why the queue is closed. A single
@@ -89,20 +90,27 @@ func (q *queue) push(p *pending) error {
 		q.mu.Unlock()
 		return ErrOverloaded
 	}
+	wasEmpty, wasFull := len(q.items) == 0, q.full()
 	q.items = append(q.items, p)
 	q.bytes += p.size
+	news := wasEmpty || q.full() != wasFull
 	q.mu.Unlock()
-	poke(q.wake)
+	if news {
+		poke(q.wake)
+	}
 	return nil
 }
 
-// take removes groups of at most maxBytes in all, and at least one if there is
-// any whose caller still waits.
-func (q *queue) take(maxBytes int) []*pending {
+// full reports whether a full batch waits. The caller holds mu.
+func (q *queue) full() bool { return q.bytes >= q.batchBytes }
+
+// take removes a batch: groups of at most batchBytes in all, or a single larger
+// one. Those whose callers have left are dropped; it may be empty.
+func (q *queue) take() []*pending {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n, size := 0, 0
-	for n < len(q.items) && (n == 0 || size+q.items[n].size <= maxBytes) {
+	for n < len(q.items) && (n == 0 || size+q.items[n].size <= q.batchBytes) {
 		size += q.items[n].size
 		n++
 	}
@@ -160,6 +168,13 @@ func (q *queue) close(err error) {
 	}
 	q.mu.Unlock()
 	q.flush(err)
+}
+
+// waiting reports whether anything waits, and whether a full batch does.
+func (q *queue) waiting() (some, full bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items) > 0, q.full()
 }
 
 func (q *queue) depth() (count, bytes int) {

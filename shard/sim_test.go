@@ -231,7 +231,7 @@ func TestVirtualEntryOfAnEarlierTerm(t *testing.T) {
 			t.Fatal(err)
 		}
 		future := g.engine.raft.Apply(data, time.Second)
-		r.proposer.slots <- struct{}{}
+		r.proposer.inFlight.Add(1)
 		r.proposer.flights <- flight{engine: g.engine, batch: []*pending{late}, future: future, start: time.Now()}
 
 		outcomes, err := late.wait(t.Context(), r.dead)
