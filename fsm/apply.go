@@ -25,6 +25,7 @@ func (f *FSM) applyEntry(log *raft.Log, e *logpb.Entry, commands int, result *Re
 	r := run{fsm: f, batch: f.store.Begin(log.Index, log.Term), rev: e.Base}
 	r.batch.Source(len(log.Data))
 	r.raise(e)
+	r.prefetch(e)
 	result.Groups = make([][]Outcome, len(e.Groups))
 	outcomes := make([]Outcome, commands)
 	for i, g := range e.Groups {
@@ -40,6 +41,19 @@ func (f *FSM) applyEntry(log *raft.Log, e *logpb.Entry, commands int, result *Re
 	}
 	r.batch.Commit(last)
 	return nil
+}
+
+func (r *run) prefetch(e *logpb.Entry) {
+	for _, g := range e.Groups {
+		for _, c := range g.Commands {
+			switch op := c.Op.(type) {
+			case *logpb.Command_Put:
+				r.batch.Prefetch(op.Put.Key)
+			case *logpb.Command_Delete:
+				r.batch.Prefetch(op.Delete.Key)
+			}
+		}
+	}
 }
 
 // raise moves up the marks that an entry carries, before its commands.

@@ -20,6 +20,8 @@ type Batch struct {
 	next  snapshot // published by Commit
 	err   error
 
+	prefetched uint64 // keeps Prefetch from being optimised away
+
 	source  int  // bytes of the buffer that keys and values alias; see Source
 	pinned  bool // the memtable holds some of it
 	charged int  // bytes of it that the memtable has counted
@@ -67,6 +69,15 @@ func (b *Batch) write(e *entry, hash uint64, key []byte, v version) {
 		b.charged += len(key)
 	}
 	b.view.active.write(e, hash, key, v)
+}
+
+// Prefetch brings what the memtable has of key into the processor's caches.
+// Finding a key is a chain of misses; those of many keys, asked for one after
+// the other and with nothing between, overlap.
+func (b *Batch) Prefetch(key []byte) {
+	if e := b.view.active.index[b.hash(key)]; e != nil {
+		b.prefetched += uint64(e.key[0]) + e.newest.Load().mod
+	}
 }
 
 // Get returns the live version of key, the batch's own writes included.
