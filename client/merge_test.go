@@ -23,13 +23,17 @@ func shardsOfPages(rng *rand.Rand, keys []string, reverse bool, more bool) *scan
 		if reverse {
 			slices.Reverse(kvs)
 		}
-		src := &source{shard: &shard{id: uint32(i + 1)}, pages: make(chan fetched, len(kvs)+10)}
+		var pages []fetched
 		for len(kvs) > 0 {
 			n := rng.IntN(min(len(kvs), 7) + 1) // empty pages, too
-			src.pages <- fetched{kvs: slices.Clone(kvs[:n]), revision: uint64(10 + i), count: uint64(n)}
+			pages = append(pages, fetched{kvs: slices.Clone(kvs[:n]), revision: uint64(10 + i), count: uint64(n)})
 			kvs = kvs[n:]
 		}
-		src.pages <- fetched{more: more && i == 0, revision: uint64(10 + i)}
+		pages = append(pages, fetched{more: more && i == 0, revision: uint64(10 + i)})
+		src := &source{shard: &shard{id: uint32(i + 1)}, pages: make(chan fetched, len(pages))}
+		for _, p := range pages {
+			src.pages <- p
+		}
 		close(src.pages)
 		s.sources = append(s.sources, src)
 	}
