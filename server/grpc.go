@@ -31,7 +31,7 @@ const (
 
 func newGRPC(m *metrics) *grpc.Server {
 	return grpc.NewServer(
-		grpc.ForceServerCodecV2(wire.Codec{}),
+		grpc.ForceServerCodecV2(wire.Codec{Alias: true}), // a request lives for one call
 		grpc.MaxRecvMsgSize(MaxMessageBytes),
 		grpc.MaxSendMsgSize(MaxMessageBytes),
 		grpc.MaxConcurrentStreams(maxConcurrentStreams),

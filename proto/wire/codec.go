@@ -11,7 +11,11 @@ import (
 )
 
 // Codec encodes as the standard "proto" codec does, only faster. It is stateless.
-type Codec struct{}
+type Codec struct {
+	// Alias lets the strings and bytes of a decoded message lie in one buffer,
+	// the message's own: cheaper, but whoever keeps one of them keeps all.
+	Alias bool
+}
 
 var _ encoding.CodecV2 = Codec{}
 
@@ -19,6 +23,7 @@ type vtMessage interface {
 	SizeVT() int
 	MarshalToSizedBufferVT([]byte) (int, error)
 	UnmarshalVT([]byte) error
+	UnmarshalVTUnsafe([]byte) error
 }
 
 // Name implements encoding.CodecV2: the wire format is the standard one.
@@ -54,8 +59,14 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 	}
 }
 
-// Unmarshal implements encoding.CodecV2. The message keeps no reference to data.
-func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
+// Unmarshal implements encoding.CodecV2. The message keeps no reference to data itself.
+func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if m, ok := v.(vtMessage); ok && c.Alias {
+		if err := m.UnmarshalVTUnsafe(data.Materialize()); err != nil {
+			return fmt.Errorf("unmarshal %T: %w", v, err)
+		}
+		return nil
+	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
 	switch m := v.(type) {

@@ -39,6 +39,7 @@ func TestAgreesWithStandardCodec(t *testing.T) {
 			convert(t, Codec{}, other, want, mt)
 			convert(t, other, Codec{}, want, mt)
 			convert(t, Codec{}, Codec{}, want, mt)
+			convert(t, Codec{}, Codec{Alias: true}, want, mt)
 		}
 		return true
 	})
