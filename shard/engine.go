@@ -20,6 +20,9 @@ const (
 	// maxAppendEntries is how many entries raft stores, sends or applies at
 	// once; their bytes are bounded by the proposer and the transport.
 	maxAppendEntries = 256
+	// maxUnapplied bounds the bytes of a shard's entries that are committed and
+	// not applied when more come; the proposer has few in flight as it is.
+	maxUnapplied = 16 << 20
 	// stopTimeout bounds the wait for raft to stop: if the disk hangs it never
 	// does.
 	stopTimeout = 10 * time.Second
@@ -67,7 +70,13 @@ func (r *Replica) startEngine() (*engine, error) {
 		},
 		OnHeartbeat: r.staleness.heard,
 		Healthy:     func() bool { return !r.log.Stalled() },
-		Admit:       r.cfg.budget.Wait,
+		Admit: func(ctx context.Context) error {
+			ra := running.Load()
+			if ra == nil {
+				return nil
+			}
+			return r.admit(ctx, ra.CommitIndex())
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open transport group: %w", err)
@@ -93,6 +102,25 @@ func (r *Replica) startEngine() (*engine, error) {
 		}
 	}()
 	return e, nil
+}
+
+// admit waits until there is memory for what a leader sends: what is applied and
+// not checkpointed is within the node's budget, and what is committed and not
+// applied, which raft counts by entries alone, within maxUnapplied. Neither
+// needs anything more of the leader to shrink.
+func (r *Replica) admit(ctx context.Context, commit uint64) error {
+	if err := r.cfg.budget.Wait(ctx); err != nil {
+		return err
+	}
+	index := r.log.Beyond(commit, maxUnapplied)
+	if index <= r.store.AppliedIndex() {
+		return nil
+	}
+	index, err := r.log.LastCommand(index)
+	if err != nil {
+		return err
+	}
+	return r.store.WaitApplied(ctx, index)
 }
 
 // guarded runs what reads the log before raft runs: raft panics on an entry

@@ -85,3 +85,11 @@ func (l *Log) TailEntries(bytes int64) uint64 {
 	defer l.mu.RUnlock()
 	return l.tail.entries(bytes)
 }
+
+// Beyond returns the greatest index such that the entries above it, up to the
+// given one, fit in that many bytes; 0 if all do whose sizes are known.
+func (l *Log) Beyond(index uint64, bytes int64) uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.tail.beyond(index, bytes)
+}

@@ -35,11 +35,30 @@ func (t *tail) total() int64 {
 
 // entries returns how many entries at the end fit in that many bytes.
 func (t *tail) entries(bytes int64) uint64 {
-	floor := t.total() - bytes
 	n := len(t.ends)
-	// Entry i and all after it fit if what is before it is at least the floor.
-	i := sort.Search(n, func(i int) bool { return t.before(i) >= floor })
-	return uint64(min(n-i, maxTail))
+	return uint64(min(n-t.fit(n, bytes), maxTail))
+}
+
+// beyond returns the greatest index such that the entries above it, up to
+// index, fit in that many bytes; 0 if that is all that are known.
+func (t *tail) beyond(index uint64, bytes int64) uint64 {
+	if len(t.ends) == 0 || index < t.first {
+		return 0
+	}
+	n := int(min(index-t.first+1, uint64(len(t.ends))))
+	i := t.fit(n, bytes)
+	if i == 0 {
+		return 0
+	}
+	return t.first + uint64(i) - 1
+}
+
+// fit returns the position from which on the first n entries fit in that many
+// bytes.
+func (t *tail) fit(n int, bytes int64) int {
+	floor := t.before(n) - bytes
+	// Entry i and those after it fit if what is before it is at least the floor.
+	return sort.Search(n, func(i int) bool { return t.before(i) >= floor })
 }
 
 // before is the sum up to and without entry i.
