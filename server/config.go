@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/store"
 	"github.com/kvd-io/kvd/store/vfs"
 )
 
@@ -29,6 +30,9 @@ const (
 	DefaultShards       = 4
 	DefaultReplicas     = 3
 	DefaultDrainTimeout = 5 * time.Second
+
+	DefaultMemtableBytes       = store.DefaultMemtableBytes
+	DefaultUncheckpointedBytes = store.DefaultNodeBytes
 	// MaxShards bounds a new cluster.
 	MaxShards = shard.MaxShards
 )

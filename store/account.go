@@ -4,8 +4,9 @@ import "sync"
 
 // account is what a store has charged its budget with.
 type account struct {
-	mu      sync.Mutex // guards charged, settled and memtable.charged
+	mu      sync.Mutex // guards what follows and memtable.charged
 	charged int64
+	full    bool // its memtable must not grow; see Store.toWrite
 	settled bool // nothing is charged any more: the store is closed or failed
 }
 
@@ -34,5 +35,26 @@ func (s *Store) settle() {
 	a.mu.Unlock()
 	if n != 0 {
 		s.config.Budget.add(-n)
+	}
+	s.markFull(false)
+}
+
+// toWrite estimates the bytes of the pages that a checkpoint of m would hold in
+// memory: keys that lie apart take a page each, whatever their size, and there
+// are no more pages than the file has. For the write side.
+func (s *Store) toWrite(m *memtable) int64 {
+	return min(int64(m.keys)*s.view.Load().file.pageSize, s.durable.Load().Size)
+}
+
+// markFull makes the budget know whether the store's memtable may grow.
+func (s *Store) markFull(full bool) {
+	a := &s.account
+	a.mu.Lock()
+	full = full && !a.settled
+	changed := a.full != full
+	a.full = full
+	a.mu.Unlock()
+	if changed {
+		s.config.Budget.markFull(full)
 	}
 }

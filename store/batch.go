@@ -322,6 +322,8 @@ func (s *Store) endBatch() {
 		close(s.freezing)
 		s.freezing = nil
 	}
+	// With mu held, so that no freeze comes between the look and the mark.
+	s.markFull(s.toWrite(s.view.Load().active) >= s.config.Budget.config.NodeBytes)
 	s.mu.Unlock()
 }
 
@@ -332,7 +334,7 @@ func (s *Store) applied() {
 	active := s.view.Load().active
 	size := active.bytes.Load()
 	s.charge(active, size)
-	if size >= s.config.Budget.config.MemtableBytes {
+	if b := s.config.Budget; size >= b.config.MemtableBytes || s.toWrite(active) >= b.pressure {
 		s.requestCheckpoint()
 	} else {
 		s.checkpoint.stir()

@@ -13,31 +13,34 @@ type BudgetConfig struct {
 	NodeBytes     int64 // of all stores of a node together; 0: 256 MiB
 }
 
+// Defaults of BudgetConfig.
 const (
-	defaultMemtableBytes = 64 << 20
-	defaultNodeBytes     = 256 << 20
+	DefaultMemtableBytes = 64 << 20
+	DefaultNodeBytes     = 256 << 20
 )
 
 // Budget bounds the memory of all stores of a node that is applied but not
-// checkpointed, and lets one checkpoint run at a time. Safe for concurrent use.
+// checkpointed, and by the same number what one checkpoint takes to write; it
+// lets one run at a time. Safe for concurrent use.
 type Budget struct {
 	config   BudgetConfig
 	pressure int64 // above it the fullest store is told to checkpoint
 	used     atomic.Int64
+	full     atomic.Int32  // stores whose memtable would take NodeBytes to write
 	slot     chan struct{} // holds one token; who has it may checkpoint
 
 	mu     sync.Mutex // guards the fields below
 	stores []*Store
-	freed  chan struct{} // closed, and replaced, when used has fallen
+	freed  chan struct{} // closed, and replaced, when used or full has fallen
 }
 
 // NewBudget makes a budget; zero fields take their defaults.
 func NewBudget(c BudgetConfig) *Budget {
 	if c.MemtableBytes <= 0 {
-		c.MemtableBytes = defaultMemtableBytes
+		c.MemtableBytes = DefaultMemtableBytes
 	}
 	if c.NodeBytes <= 0 {
-		c.NodeBytes = defaultNodeBytes
+		c.NodeBytes = DefaultNodeBytes
 	}
 	b := &Budget{
 		config:   c,
@@ -55,11 +58,11 @@ func (b *Budget) Used() int64 { return b.used.Load() }
 // Wait blocks while the budget is exceeded. Those who admit new work call it,
 // never the state machine: what has been committed must be applied.
 func (b *Budget) Wait(ctx context.Context) error {
-	for b.used.Load() > b.config.NodeBytes {
+	for b.exceeded() {
 		b.mu.Lock()
 		freed := b.freed
 		b.mu.Unlock()
-		if b.used.Load() <= b.config.NodeBytes {
+		if !b.exceeded() {
 			return nil
 		}
 		b.relieve()
@@ -72,14 +75,33 @@ func (b *Budget) Wait(ctx context.Context) error {
 	return nil
 }
 
+func (b *Budget) exceeded() bool {
+	return b.used.Load() > b.config.NodeBytes || b.full.Load() > 0
+}
+
+// markFull counts one more store that is full, or one less.
+func (b *Budget) markFull(full bool) {
+	if full {
+		b.full.Add(1)
+		return
+	}
+	b.full.Add(-1)
+	b.wake()
+}
+
+// wake lets those who wait look again.
+func (b *Budget) wake() {
+	b.mu.Lock()
+	close(b.freed)
+	b.freed = make(chan struct{})
+	b.mu.Unlock()
+}
+
 // add accounts for n more bytes of a store, or for fewer.
 func (b *Budget) add(n int64) {
 	used := b.used.Add(n)
 	if n < 0 {
-		b.mu.Lock()
-		close(b.freed)
-		b.freed = make(chan struct{})
-		b.mu.Unlock()
+		b.wake()
 	}
 	// Twice: when the mark is crossed, and when a checkpoint was not enough.
 	if used > b.pressure && (used-n <= b.pressure || n < 0) {

@@ -180,6 +180,7 @@ func (s *Store) swapState(f *file) error {
 	s.dropReader()
 	// The view goes first: readers load it after the state.
 	s.view.Store(&view{active: newMemtable(s.seed), file: f})
+	s.markFull(false)
 	s.published.Store(state)
 	s.durable.Store(&meta)
 	return nil

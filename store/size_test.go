@@ -51,6 +51,36 @@ func load(t testing.TB, s *Store, first, keys, valueBytes int, each func()) {
 	}
 }
 
+// TestPagesOfACheckpoint: small keys that lie apart are few bytes in a memtable
+// and a page each in the transaction that writes them. While a checkpoint has
+// to wait, the memtable stops growing where those pages reach the budget.
+func TestPagesOfACheckpoint(t *testing.T) {
+	const nodeBytes = 1 << 20
+	cfg := testConfig(t.TempDir())
+	cfg.Budget = NewBudget(BudgetConfig{NodeBytes: nodeBytes})
+	s := mustOpen(t, cfg)
+	defer s.Close()
+	load(t, s, 0, 4*loadKeys, 8<<10, func() {}) // pages enough
+	mustCheckpoint(t, s)
+	<-cfg.Budget.slot
+	most := int(nodeBytes / s.view.Load().file.pageSize)
+	for written := 0; !cfg.Budget.exceeded(); written += loadKeys {
+		if written > most {
+			t.Fatalf("%d keys are in the memtable, and more are let in", written)
+		}
+		load(t, s, 4*loadKeys+written, loadKeys, 1, func() {})
+	}
+	if used := cfg.Budget.Used(); used > nodeBytes {
+		t.Fatalf("%d bytes in memory: the test is not of the pages", used)
+	}
+	waited := make(chan error, 1)
+	go func() { waited <- cfg.Budget.Wait(t.Context()) }()
+	cfg.Budget.slot <- struct{}{} // the checkpoint has been asked for
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestBeyondMemory writes far more than may be in memory, and reads it all.
 func TestBeyondMemory(t *testing.T) {
 	const keys, valueBytes = 20_000, 400

@@ -198,6 +198,7 @@ func (s *Store) load(f *file) error {
 	s.published.Store(state)
 	s.durable.Store(&meta)
 	s.view.Store(&view{active: newMemtable(s.seed), file: f})
+	s.markFull(false)
 	return nil
 }
 

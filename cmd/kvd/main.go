@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -25,11 +24,6 @@ const (
 // processors as cores, cold reads would stop everything else in the process.
 const minProcs = 8
 
-// gcPercent is GOGC unless the environment sets it. What lives long in the heap
-// is bounded by the memory budget, so time is worth more than space here; a
-// GOMEMLIMIT in the environment holds whatever this says.
-const gcPercent = 300
-
 // usageError is a mistake in how kvd was called, not in what it did.
 type usageError struct{ err error }
 
@@ -39,9 +33,6 @@ func (e *usageError) Unwrap() error { return e.err }
 func main() {
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < minProcs {
 		runtime.GOMAXPROCS(minProcs)
-	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
 	}
 	os.Exit(run(context.Background(), os.Args[1:]))
 }

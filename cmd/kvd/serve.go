@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -25,6 +27,29 @@ const (
 	readyPoll    = 10 * time.Millisecond
 )
 
+// Garbage collection, unless GOGC or GOMEMLIMIT say otherwise. What lives long
+// in the heap is bounded by the budget of writes that are not in the data files
+// yet, so time is worth more than space, up to a soft limit of heapPerBudget
+// budgets: those writes, the pages of one checkpoint, and as much for the rest.
+const (
+	gcPercent     = 300
+	heapPerBudget = 4
+)
+
+func tuneCollector(configs []server.Config) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	limit := int64(0)
+	for _, c := range configs {
+		limit += heapPerBudget * cmp.Or(c.UncheckpointedBytes, server.DefaultUncheckpointedBytes)
+	}
+	debug.SetMemoryLimit(limit)
+}
+
 func newLogger(w io.Writer, level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
@@ -33,6 +58,7 @@ func newLogger(w io.Writer, level slog.Level) *slog.Logger {
 // second signal ends the process at once. running, if any, is called when all
 // are ready, or take their time.
 func serve(ctx context.Context, configs []server.Config, running func()) error {
+	tuneCollector(configs)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	// Once the first signal has come, the next one has its default effect.
