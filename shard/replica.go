@@ -204,6 +204,10 @@ func (r *Replica) Staleness() (age time.Duration, ok bool) {
 func (r *Replica) Leader() (node string, term uint64) {
 	ra := r.engine.Load().raft
 	_, id := ra.LeaderWithID()
+	if string(id) == r.cfg.node && r.log.Stalled() {
+		// Raft waits for the disk and cannot know that it leads no more.
+		return "", ra.CurrentTerm()
+	}
 	return string(id), ra.CurrentTerm()
 }
 
