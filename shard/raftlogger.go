@@ -10,7 +10,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// raftLogger hands what raft logs at WARN and above to slog.
+// raftLogger hands what raft logs at WARN and above to slog, as warnings: what
+// raft calls an error is a peer that it cannot reach, or one that is closing.
+// What has to be an error, like a disk that fails, is reported where it happens.
 type raftLogger struct {
 	out  *slog.Logger
 	name string
@@ -25,16 +27,12 @@ func (l raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	if level < hclog.Warn {
 		return
 	}
-	to := slog.LevelWarn
-	if level >= hclog.Error {
-		to = slog.LevelError
-	}
 	for i, arg := range args {
 		if f, ok := arg.(hclog.Format); ok && len(f) > 0 {
 			args[i] = fmt.Sprintf(fmt.Sprint(f[0]), f[1:]...)
 		}
 	}
-	l.out.Log(context.Background(), to, l.name+": "+msg, args...)
+	l.out.Log(context.Background(), slog.LevelWarn, l.name+": "+msg, args...)
 }
 
 func (l raftLogger) Trace(string, ...any)           {}

@@ -85,16 +85,12 @@ func (d *dev) configs(logs io.Writer) ([]server.Config, error) {
 	configs := make([]server.Config, d.nodes)
 	for i := range configs {
 		name, port := "n"+strconv.Itoa(i+1), d.port+i*portsPerNode
-		log := logger
-		if d.nodes > 1 {
-			log = logger.With("node", name)
-		}
 		cluster[name] = local(port + 1)
 		configs[i] = server.Config{
 			Name: name, DataDir: filepath.Join(d.clusterDir(), name), Shards: d.shards,
 			ListenClient: local(port), ListenPeer: local(port + 1), ListenHTTP: local(port + 2),
 			InitialCluster: cluster, Timing: timing(devElection),
-			Logger: log, Version: server.Version,
+			Logger: logger, Version: server.Version,
 		}
 	}
 	for _, c := range configs {

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -353,4 +355,28 @@ func freePorts(t testing.TB, n int) []string {
 		addrs = append(addrs, l.Addr().String())
 	}
 	return addrs
+}
+
+// FreeBase returns a port from which on the ports of three nodes are free, as
+// kvd dev and scripts/cluster.sh lay them out: three in a row, ten apart.
+func FreeBase(t testing.TB) int {
+	t.Helper()
+	const tries, low, high, nodes, apart, ports = 100, 20_000, 32_000, 3, 10, 3
+	for range tries {
+		base := low + rand.IntN(high-low) // below what the system deals out itself
+		free := true
+		for i := range nodes * ports {
+			l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(base+i/ports*apart+i%ports)))
+			if err != nil {
+				free = false
+				break
+			}
+			defer l.Close()
+		}
+		if free {
+			return base
+		}
+	}
+	t.Fatal("found no free ports")
+	return 0
 }
