@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // shardsOfPages makes a scan over pages that are there already: keys are dealt
@@ -41,7 +42,7 @@ func shardsOfPages(rng *rand.Rand, keys []string, reverse bool, more bool) *scan
 }
 
 func TestMerge(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	for range 500 {
 		var keys []string
 		for i := range rng.IntN(200) {
@@ -88,7 +89,7 @@ func TestMerge(t *testing.T) {
 // TestMergeFails: the error of one shard ends the whole; no key is given out
 // that may not be the next.
 func TestMergeFails(t *testing.T) {
-	s := shardsOfPages(newRand(t), []string{"a", "b"}, false, false)
+	s := shardsOfPages(seeded.Rand(t), []string{"a", "b"}, false, false)
 	broken := &source{shard: &shard{id: 9}, pages: make(chan fetched, 1)}
 	broken.pages <- fetched{err: ErrCompacted}
 	s.sources = append(s.sources, broken)
@@ -98,7 +99,7 @@ func TestMergeFails(t *testing.T) {
 }
 
 func TestPageTokens(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	for range 200 {
 		tok := token{last: fmt.Sprintf("key\x00\xff%d", rng.Uint64()), revisions: map[uint32]uint64{}}
 		for range rng.IntN(10) {

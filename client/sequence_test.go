@@ -1,32 +1,15 @@
 package client
 
 import (
-	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
-	"time"
-)
 
-// newRand prints its seed; SEED= repeats a run.
-func newRand(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatalf("SEED: %v", err)
-		}
-		seed = n
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
+	"github.com/kvd-io/kvd/test/seeded"
+)
 
 // TestSpace compares with a set: acked never passes a number that is
 // outstanding, and reaches all that are not.
 func TestSpace(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	s := newSpace()
 	var outstanding []uint64 // in order
 	for range 200_000 {

@@ -14,6 +14,7 @@ import (
 	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/store"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // The same log, fed to replicas in different batches, with checkpoints,
@@ -24,7 +25,7 @@ func TestDeterminism(t *testing.T) {
 	if testing.Short() {
 		rounds = 3
 	}
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	for range rounds {
 		logs := newGenerator(rng).logs(400 + rng.IntN(800))
 		reference := newReplica(t, 0)

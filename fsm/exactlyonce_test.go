@@ -6,6 +6,7 @@ import (
 
 	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 const second = 1000 << 12 // in revisions
@@ -239,7 +240,7 @@ func TestWrongShardIsNotRemembered(t *testing.T) {
 // A compare-and-set counter whose messages are lost, doubled and delayed at
 // random counts every acknowledged increment once.
 func TestCounterUnderDuplicates(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	m := newMachine(t)
 	const clients, rounds = 5, 300
 	type message struct {

@@ -4,12 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -213,20 +209,6 @@ func wantCode(t testing.TB, o Outcome, code Code) {
 	if o.Code != code {
 		t.Errorf("outcome is %v, want %v: %+v", o.Code, code, o)
 	}
-}
-
-// newRand prints its seed; SEED= repeats a run.
-func newRand(t testing.TB) *rand.Rand {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatalf("SEED: %v", err)
-		}
-		seed = n
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }
 
 func keyOf(i int) string { return fmt.Sprintf("key-%05d", i) }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
 	"strconv"
 	"sync"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/proto/revision"
 	"github.com/kvd-io/kvd/test/memnet"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // virtual is a network in memory and in virtual time.
@@ -62,19 +62,6 @@ func (c *cluster) others(name string) []string {
 		}
 	}
 	return others
-}
-
-// seed returns SEED from the environment, or a new one, and prints it.
-func seed(t testing.TB) uint64 {
-	s := rand.Uint64()
-	if env := os.Getenv("SEED"); env != "" {
-		var err error
-		if s, err = strconv.ParseUint(env, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("SEED=%d", s)
-	return s
 }
 
 func TestVirtualPartitionAndRecovery(t *testing.T) {
@@ -132,7 +119,7 @@ func TestVirtualPartitionAndRecovery(t *testing.T) {
 // TestVirtualReadsAreLinearizable: whatever the links do, one way or both, a
 // read that begins after a write was acknowledged sees it, or fails.
 func TestVirtualReadsAreLinearizable(t *testing.T) {
-	random := rand.New(rand.NewPCG(seed(t), 1))
+	random := rand.New(rand.NewPCG(seeded.Seed(t), 1))
 	inVirtualTime(t, func(t *testing.T, c *cluster, net *memnet.Network) {
 		c.start()
 		c.ready()
@@ -295,7 +282,7 @@ func TestVirtualClockFarAhead(t *testing.T) {
 }
 
 func TestVirtualExactlyOnce(t *testing.T) {
-	random := rand.New(rand.NewPCG(seed(t), 2))
+	random := rand.New(rand.NewPCG(seeded.Seed(t), 2))
 	inVirtualTime(t, func(t *testing.T, c *cluster, net *memnet.Network) {
 		c.start()
 		c.ready()

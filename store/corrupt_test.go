@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/kvd-io/kvd/store/vfs"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // filled returns the path of a closed store's file with some data in it, and
@@ -40,7 +41,7 @@ func filled(t *testing.T, seed uint64) (Config, *writer) {
 // TestFlippedBytes damages a file at random places: the store must tell, or
 // answer right, and never crash or answer wrong.
 func TestFlippedBytes(t *testing.T) {
-	seed := seeded(t)
+	seed := seeded.Seed(t)
 	rng := rand.New(rand.NewPCG(seed, 7))
 	cfg, w := filled(t, seed)
 	good, err := os.ReadFile(cfg.Path)
@@ -152,7 +153,7 @@ func TestFlippedRecord(t *testing.T) {
 
 // TestTruncated cuts a file at many lengths: each gives a clear error at Open.
 func TestTruncated(t *testing.T) {
-	seed := seeded(t)
+	seed := seeded.Seed(t)
 	cfg, _ := filled(t, seed)
 	good, err := os.ReadFile(cfg.Path)
 	if err != nil {
@@ -198,7 +199,7 @@ func usedBytes(t *testing.T, path string) int64 {
 // TestTruncatedWhileOpen takes the pages from under a store's map: an error,
 // not a fault.
 func TestTruncatedWhileOpen(t *testing.T) {
-	cfg, w := filled(t, seeded(t))
+	cfg, w := filled(t, seeded.Seed(t))
 	var failures []error
 	cfg.OnFailure = func(err error) { failures = append(failures, err) }
 	s := mustOpen(t, cfg)
@@ -340,7 +341,7 @@ func (f *fullFS) fill(t *testing.T) {
 }
 
 func TestFullDisk(t *testing.T) {
-	seed := seeded(t)
+	seed := seeded.Seed(t)
 	cfg := testConfig(t.TempDir())
 	disk := &fullFS{FS: vfs.OS}
 	cfg.FS = disk

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // The crash tests run this test binary again as a child, which is killed with
@@ -260,7 +262,7 @@ func checkCrashed(t *testing.T, dir string, seed uint64, acks map[string]uint64)
 // TestCrashAtSteps kills a store at each step of everything that changes
 // files, the first time and a later one, and goes on from what is left.
 func TestCrashAtSteps(t *testing.T) {
-	seed := seeded(t)
+	seed := seeded.Seed(t)
 	rng := rand.New(rand.NewPCG(seed, 5))
 	for _, step := range crashSteps {
 		times := []int{1, 1 + rng.IntN(2)}
@@ -281,7 +283,7 @@ func TestCrashAtSteps(t *testing.T) {
 // TestCrashAnywhere kills a store at random moments, again and again.
 func TestCrashAnywhere(t *testing.T) {
 	t.Parallel()
-	seed := seeded(t)
+	seed := seeded.Seed(t)
 	rng := rand.New(rand.NewPCG(seed, 6))
 	dir := t.TempDir()
 	rounds := 8

@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"sort"
-	"strconv"
 	"testing"
 
 	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // model is what a store should be, kept simply: every version of every key.
@@ -323,20 +322,6 @@ func (w *writer) checkState(t testing.TB, s *Store) {
 	}
 }
 
-// seeded returns the seed to use: SEED from the environment, or a new one.
-func seeded(t testing.TB) uint64 {
-	seed := rand.Uint64()
-	if env := os.Getenv("SEED"); env != "" {
-		n, err := strconv.ParseUint(env, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed = n
-	}
-	t.Logf("SEED=%d", seed)
-	return seed
-}
-
 func testConfig(dir string) Config {
 	return Config{Path: filepath.Join(dir, "data.db"), MmapBytes: 1 << 30}
 }
@@ -377,7 +362,7 @@ func TestModel(t *testing.T) {
 }
 
 func testModel(t *testing.T, keys int) {
-	seed := seeded(t)
+	seed := seeded.Seed(t)
 	w := newWriter(seed, keys)
 	rng := rand.New(rand.NewPCG(seed, 3))
 	cfg := testConfig(t.TempDir())

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // loadKeys is how many keys one entry of load writes.
@@ -85,7 +87,7 @@ func TestPagesOfACheckpoint(t *testing.T) {
 func TestBeyondMemory(t *testing.T) {
 	const keys, valueBytes = 20_000, 400
 	const memtableBytes, nodeBytes = 256 << 10, 1 << 20
-	seed := seeded(t)
+	seed := seeded.Seed(t)
 	cfg := testConfig(t.TempDir())
 	cfg.Budget = NewBudget(BudgetConfig{MemtableBytes: memtableBytes, NodeBytes: nodeBytes})
 	s := mustOpen(t, cfg)

@@ -3,10 +3,12 @@ package slot
 import (
 	"slices"
 	"testing"
+
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 func TestSetAgainstMap(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	var set Set
 	model := map[uint16]bool{}
 	for range 50_000 {

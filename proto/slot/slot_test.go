@@ -3,10 +3,10 @@ package slot
 import (
 	"bytes"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"testing"
-	"time"
+
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // golden is part of the formats: a change here orphans every key on disk.
@@ -71,7 +71,7 @@ func TestTag(t *testing.T) {
 // Keys with the same tag share a slot, whatever stands around the tag, and a
 // prefix that holds the tag tells it.
 func TestTagsStayTogether(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	for range 20_000 {
 		tag := without(randomBytes(rng, 1+rng.IntN(20)), '}')
 		if len(tag) == 0 {
@@ -93,7 +93,7 @@ func TestTagsStayTogether(t *testing.T) {
 
 // OfPrefix must never promise a slot that some key with the prefix is not in.
 func TestOfPrefixIsSafe(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	letters := []byte("{}ab")
 	draw := func(n int) []byte {
 		b := make([]byte, n)
@@ -142,18 +142,4 @@ func randomBytes(rng *rand.Rand, n int) []byte {
 		b[i] = byte(rng.IntN(256))
 	}
 	return b
-}
-
-// newRand prints its seed; SEED= repeats a run.
-func newRand(t *testing.T) *rand.Rand {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatalf("SEED: %v", err)
-		}
-		seed = n
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }

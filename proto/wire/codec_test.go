@@ -3,7 +3,6 @@ package wire
 import (
 	"bytes"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -18,12 +17,13 @@ import (
 
 	_ "github.com/kvd-io/kvd/proto/kvdpb"
 	_ "github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // Every message of ours, randomly filled, goes through both codecs crosswise:
 // what ours encodes the standard one decodes, and the other way round.
 func TestAgreesWithStandardCodec(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	other := encoding.GetCodecV2(standard.Name)
 	messages := 0
 	protoregistry.GlobalTypes.RangeMessages(func(mt protoreflect.MessageType) bool {
@@ -93,7 +93,7 @@ func TestNotAMessage(t *testing.T) {
 // A decoded message must not change when the buffer that it came in is used
 // again, as gRPC does.
 func TestKeepsNoReference(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	for _, name := range []protoreflect.FullName{"kvd.v1.BatchRequest", "kvd.v1.BatchResponse", "kvd.v1.PutRequest"} {
 		mt, err := protoregistry.GlobalTypes.FindMessageByName(name)
 		if err != nil {
@@ -186,18 +186,4 @@ func scalar(rng *rand.Rand, fd protoreflect.FieldDescriptor) protoreflect.Value 
 		return protoreflect.ValueOfBytes(b)
 	}
 	panic("kind " + fd.Kind().String())
-}
-
-// newRand prints its seed; SEED= repeats a run.
-func newRand(t *testing.T) *rand.Rand {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatalf("SEED: %v", err)
-		}
-		seed = n
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }

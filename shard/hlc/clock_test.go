@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +16,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/kvd-io/kvd/proto/revision"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // rtt is the round trip of the messages between the test's nodes.
@@ -317,7 +316,7 @@ func TestSlowReadingsSayNothing(t *testing.T) {
 // TestCausality passes messages at random between nodes with random clocks,
 // and checks that whatever a node issues is above all that it has heard of.
 func TestCausality(t *testing.T) {
-	rng := rand.New(rand.NewPCG(seedOf(t), 0))
+	rng := rand.New(rand.NewPCG(seeded.Seed(t), 0))
 	synctest.Test(t, func(t *testing.T) {
 		faults := make([]fault, 5)
 		for i := range faults {
@@ -410,18 +409,6 @@ func value(t *testing.T, g prometheus.Gauge) float64 {
 		t.Fatal(err)
 	}
 	return m.GetGauge().GetValue()
-}
-
-func seedOf(t *testing.T) uint64 {
-	s := uint64(time.Now().UnixNano())
-	if env := os.Getenv("SEED"); env != "" {
-		var err error
-		if s, err = strconv.ParseUint(env, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("SEED=%d", s)
-	return s
 }
 
 func BenchmarkNow(b *testing.B) {

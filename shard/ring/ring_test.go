@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"hash/crc64"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // numbered returns shards 1 to n of weight 1.
@@ -77,7 +76,7 @@ func movedTo(t *testing.T, before, after *Ring, shard uint32) int {
 }
 
 func TestAnyChangeMovesOnlyWhatItMust(t *testing.T) {
-	rng := rand.New(rand.NewPCG(seedOf(t), 0))
+	rng := rand.New(rand.NewPCG(seeded.Seed(t), 0))
 	for range 30 {
 		members := randomMembers(rng)
 		r := New(members)
@@ -208,18 +207,6 @@ func digestOf(r *Ring) string {
 		table = binary.BigEndian.AppendUint32(table, owner)
 	}
 	return fmt.Sprintf("%016x", crc64.Checksum(table, crc64.MakeTable(crc64.ECMA)))
-}
-
-func seedOf(t *testing.T) uint64 {
-	s := uint64(time.Now().UnixNano())
-	if env := os.Getenv("SEED"); env != "" {
-		var err error
-		if s, err = strconv.ParseUint(env, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("SEED=%d", s)
-	return s
 }
 
 func BenchmarkNew(b *testing.B) {

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvd-io/kvd/test/memnet"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // inVirtualTime runs a test on a cluster in memory. That the bubble can be left
@@ -85,7 +86,7 @@ func TestManyPartitions(t *testing.T) {
 		duration = 2 * time.Minute
 	}
 	inVirtualTime(t, 3, 2, func(t *testing.T, m memory, c *cluster) {
-		rng := newRand(t)
+		rng := seeded.Rand(t)
 		acked := map[uint32]int{}
 		end := time.Now().Add(duration)
 		for i := 0; time.Now().Before(end); i++ {

@@ -2,11 +2,10 @@ package dedupe
 
 import (
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"testing"
-	"time"
+
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // step is one step of the table's sweeping, in revisions.
@@ -201,7 +200,7 @@ func FuzzLoad(f *testing.F) {
 // a table that swept and one that did not, one that was loaded and one that
 // lived on, answer alike.
 func TestAgainstModel(t *testing.T) {
-	rng := newRand(t)
+	rng := seeded.Rand(t)
 	for range 30 {
 		runModel(t, rng)
 	}
@@ -399,18 +398,4 @@ func load(t *testing.T, disk map[uint64][]byte, floor uint64) *Table {
 	}
 	table.RaiseFloor(floor)
 	return table
-}
-
-// newRand prints its seed; SEED= repeats a run.
-func newRand(t *testing.T) *rand.Rand {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatalf("SEED: %v", err)
-		}
-		seed = n
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -13,23 +12,9 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/test/seeded"
 	"github.com/kvd-io/kvd/test/sim"
 )
-
-// newSeed prints its seed; SEED= repeats a run.
-func newSeed(t *testing.T) uint64 {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatalf("SEED: %v", err)
-		}
-		seed = n
-	}
-	t.Logf("SEED=%d", seed)
-	return seed
-}
 
 // Size of the exactly-once tests.
 const (
@@ -54,7 +39,7 @@ type tally struct {
 // is what was acknowledged, and each key has been written as often as was
 // acknowledged.
 func TestExactlyOnce(t *testing.T) {
-	seed := newSeed(t)
+	seed := seeded.Seed(t)
 	for _, unary := range []bool{false, true} {
 		t.Run(fmt.Sprintf("unary=%v", unary), func(t *testing.T) {
 			inCluster(t, sim.Config{}, func(t *testing.T, c *sim.Cluster) {

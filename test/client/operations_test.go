@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/cmd/kvctl/bench"
 	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/server"
+	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/test/sim"
 )
 
@@ -422,4 +425,61 @@ func TestStale(t *testing.T) {
 			t.Errorf("get: %+v, %v", got, err)
 		}
 	})
+}
+
+// TestCompacted reads the past until history no longer reaches back so far,
+// which is an error that says what is left.
+func TestCompacted(t *testing.T) {
+	const history = time.Minute
+	retention := shard.DefaultRetention
+	retention.History = history
+	inCluster(t, sim.Config{Retention: retention}, func(t *testing.T, c *sim.Cluster) {
+		cl, done := connect(t, c, client.Config{})
+		defer done()
+		ctx := within(t, time.Hour)
+		put := func(value string) uint64 {
+			t.Helper()
+			res, err := cl.Put(ctx, "key", []byte(value))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return res.Revision
+		}
+		first := put("1")
+		put("2")
+		if kv, err := cl.Get(ctx, "key", client.AtRevision(first)); err != nil || string(kv.Value) != "1" {
+			t.Fatalf("while it is kept: %+v, %v", kv, err)
+		}
+		// An idle shard writes nothing, so the floor moves with passing writes.
+		for range 10 {
+			time.Sleep(history / 4)
+			put("3")
+		}
+		_, err := cl.Get(ctx, "key", client.AtRevision(first))
+		var compacted *client.CompactedError
+		if !errors.Is(err, client.ErrCompacted) || !errors.As(err, &compacted) || compacted.Oldest <= first {
+			t.Fatalf("of what is gone: %v", err)
+		}
+		if kv, err := cl.Get(ctx, "key", client.AtRevision(compacted.Oldest)); err != nil || string(kv.Value) != "3" {
+			t.Fatalf("at the oldest revision: %+v, %v", kv, err)
+		}
+		for _, err := range cl.Range(ctx, client.AtRevision(first)) {
+			if !errors.Is(err, client.ErrCompacted) {
+				t.Fatalf("range of what is gone: %v", err)
+			}
+			return
+		}
+		t.Fatal("range of what is gone ended without an error")
+	})
+}
+
+// TestLimitsAgree: the client refuses what the server would, without asking.
+func TestLimitsAgree(t *testing.T) {
+	if client.MaxKeySize != server.MaxKeyBytes || client.MaxValueSize != server.MaxValueBytes {
+		t.Errorf("keys of %d and values of %d bytes pass the client, %d and %d the server",
+			client.MaxKeySize, client.MaxValueSize, server.MaxKeyBytes, server.MaxValueBytes)
+	}
+	if bench.MaxKeySize > client.MaxKeySize {
+		t.Errorf("a load may have keys of %d bytes, the client takes %d", bench.MaxKeySize, client.MaxKeySize)
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"sync"
 	"testing"
@@ -13,21 +12,8 @@ import (
 
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/test/cluster"
+	"github.com/kvd-io/kvd/test/seeded"
 )
-
-// seed returns the seed of a random test: SEED from the environment, or a new one.
-func seed(t *testing.T) uint64 {
-	t.Helper()
-	s := uint64(time.Now().UnixNano())
-	if v := os.Getenv("SEED"); v != "" {
-		var err error
-		if s, err = strconv.ParseUint(v, 10, 64); err != nil {
-			t.Fatalf("SEED=%q: %v", v, err)
-		}
-	}
-	t.Logf("SEED=%d repeats this run", s)
-	return s
-}
 
 // journal writes keys one after the other and remembers the last value of each
 // key that was acknowledged.
@@ -96,7 +82,7 @@ func newJournal() *journal { return &journal{acked: map[string]int{}, sent: map[
 // acknowledged is there.
 func TestKillNodesUnderLoad(t *testing.T) {
 	t.Parallel()
-	r := rand.New(rand.NewPCG(seed(t), 1))
+	r := rand.New(rand.NewPCG(seeded.Seed(t), 1))
 	c := cluster.Start(t, cluster.Options{})
 	cl := c.Client()
 	j := newJournal()

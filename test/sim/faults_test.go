@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"sync"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 // memtableBytes has checkpoints, and cuts of the log, come often.
@@ -21,19 +21,6 @@ const memtableBytes = 8 << 10
 var shortMemory = shard.Retention{
 	LogBytes: 1 << 20, LogEntries: 32, LogMinEntries: 16,
 	Dedupe: 10 * time.Minute, DedupeRecords: 1 << 16, History: time.Minute,
-}
-
-// seed returns SEED from the environment, or a new one, and prints it.
-func seed(t *testing.T) uint64 {
-	s := rand.Uint64()
-	if env := os.Getenv("SEED"); env != "" {
-		var err error
-		if s, err = strconv.ParseUint(env, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("SEED=%d", s)
-	return s
 }
 
 // register checks one key that a single writer counts up: a read sees at least
@@ -109,7 +96,7 @@ func (f *traffic) read(ctx context.Context, t *testing.T, pause time.Duration) {
 // crash and come back, and stay away until the log has gone on without them.
 // Reads never go back, and what was acknowledged is there in the end.
 func TestFaults(t *testing.T) {
-	random := rand.New(rand.NewPCG(seed(t), 1))
+	random := rand.New(rand.NewPCG(seeded.Seed(t), 1))
 	began := time.Now()
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
