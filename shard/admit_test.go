@@ -62,8 +62,10 @@ func TestAdmitBoundsWhatIsNotApplied(t *testing.T) {
 	if admitted(count) {
 		t.Error("all is committed, nothing applied, and more is let in")
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	waiting := make(chan error, 1)
-	go func() { waiting <- r.admit(t.Context(), count) }()
+	go func() { waiting <- r.admit(ctx, count) }()
 	for i := uint64(1); i < count-mostBehind; i++ { // the last before the no-op
 		st.Begin(i, 1).Commit(0)
 	}

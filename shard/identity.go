@@ -65,7 +65,7 @@ func openDirectory(cfg Config) (*directory, error) {
 	d.lock = lock
 	if err := lockExclusive(lock); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("%w: %s is held by another process: %w", ErrDirInUse, d.path, err)
+		return nil, fmt.Errorf("%w: another process holds %s: stop that one, or choose another directory with --data-dir (%w)", ErrDirInUse, d.path, err)
 	}
 	if err := d.load(cfg); err != nil {
 		return nil, errors.Join(err, d.close())

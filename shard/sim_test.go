@@ -234,6 +234,48 @@ func TestVirtualEntryOfAnEarlierTerm(t *testing.T) {
 	})
 }
 
+// TestVirtualEntriesGather: while an entry is on its way small groups wait for
+// the next, full entries do not, and all are answered when it arrives.
+func TestVirtualEntriesGather(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, c *cluster, net *memnet.Network) {
+		c.start()
+		c.ready()
+		r := c.leader(1)
+		p := r.proposer
+		var all sync.WaitGroup
+		propose := func(n, size int) {
+			for i := range n {
+				all.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					if _, err := r.Propose(ctx, putGroup(c.keyOf(1, i), make([]byte, size))); err != nil {
+						t.Error(err)
+					}
+				})
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+		want := func(when string, flying int32, waiting int) {
+			t.Helper()
+			if n, _ := p.queue.depth(); p.inFlight.Load() != flying || n != waiting {
+				t.Errorf("%s: %d entries in flight and %d groups waiting, want %d and %d", when, p.inFlight.Load(), n, flying, waiting)
+			}
+		}
+		net.Partition([]string{r.cfg.node}, c.others(r.cfg.node))
+		propose(11, 1)
+		want("small groups", 1, 10)
+		// The first takes the small ones along, up to a full entry.
+		propose(maxInFlight, maxEntryBytes)
+		if n := p.inFlight.Load(); n != maxInFlight {
+			t.Errorf("full entries: %d in flight, want %d", n, maxInFlight)
+		}
+		net.Heal() // before the leader steps down
+		all.Wait()
+		time.Sleep(time.Millisecond)
+		want("after all", 0, 0)
+	})
+}
+
 func TestVirtualDepartedLeaderAnswersItsCallers(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, c *cluster, net *memnet.Network) {
 		c.start()

@@ -79,6 +79,9 @@ func (r *Replica) role() string {
 
 // unready returns why the replica cannot serve; nil when it can.
 func (r *Replica) unready() error {
+	if r.log.Stalled() {
+		return fmt.Errorf("shard %d: the disk of this node does not answer", r.id)
+	}
 	leader, _ := r.Leader()
 	switch leader {
 	case "":

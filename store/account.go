@@ -40,10 +40,11 @@ func (s *Store) settle() {
 }
 
 // toWrite estimates the bytes of the pages that a checkpoint of m would hold in
-// memory: keys that lie apart take a page each, whatever their size, and there
-// are no more pages than the file has. For the write side.
+// memory besides its keys and values: keys that lie apart change a page each,
+// whatever their size, and there are no more pages than the file has. For the
+// write side.
 func (s *Store) toWrite(m *memtable) int64 {
-	return min(int64(m.keys)*s.view.Load().file.pageSize, s.durable.Load().Size)
+	return min(int64(m.pages)*s.view.Load().file.pageSize, s.durable.Load().Size)
 }
 
 // markFull makes the budget know whether the store's memtable may grow.

@@ -75,6 +75,9 @@ func (b *Budget) Wait(ctx context.Context) error {
 	return nil
 }
 
+// pressed reports whether checkpoints are needed before anything else.
+func (b *Budget) pressed() bool { return b.used.Load() > b.pressure || b.full.Load() > 0 }
+
 func (b *Budget) exceeded() bool {
 	return b.used.Load() > b.config.NodeBytes || b.full.Load() > 0
 }

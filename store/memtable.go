@@ -88,6 +88,9 @@ type memtable struct {
 	bytes   atomic.Int64 // estimate of the memory held
 	charged int64        // of it, what the budget knows of; guarded by the store's account
 	keys    int
+	// pages is about how many pages of the file a checkpoint of it changes if
+	// its keys lie apart: a key's own, and one for what it supersedes.
+	pages int
 }
 
 // treeDegree: wide nodes, since inserts outnumber range reads by far.
@@ -127,6 +130,9 @@ func (m *memtable) write(e *entry, hash uint64, key []byte, v version) {
 	slab := &m.versions[len(m.versions)-1]
 	*slab = append(*slab, v)
 	p := &(*slab)[len(*slab)-1]
+	if v.prev != 0 && (e == nil || e.newest.Load().prev == 0) {
+		m.pages++
+	}
 	size := int64(versionOverhead + len(v.value))
 	if e == nil {
 		size += int64(entryOverhead + len(key))
@@ -150,6 +156,7 @@ func (m *memtable) newEntry(key []byte) *entry {
 	m.entries = m.entries[1:]
 	e.key = key
 	m.keys++
+	m.pages++
 	return e
 }
 

@@ -202,7 +202,7 @@ func (c *copier) open(path [][]byte) (*bbolt.Bucket, error) {
 // up.
 func (c *copier) turn(path [][]byte) (*bbolt.Bucket, error) {
 	s := c.store
-	if s.usable() != nil || s.config.Budget.Used() > s.config.Budget.pressure {
+	if s.usable() != nil || s.config.Budget.pressed() {
 		return nil, errRewriteStopped
 	}
 	if err := c.tx.Commit(); err != nil {

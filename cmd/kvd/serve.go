@@ -28,12 +28,14 @@ const (
 )
 
 // Garbage collection, unless GOGC or GOMEMLIMIT say otherwise. What lives long
-// in the heap is bounded by the budget of writes that are not in the data files
-// yet, so time is worth more than space, up to a soft limit of heapPerBudget
-// budgets: those writes, the pages of one checkpoint, and as much for the rest.
+// in the heap is bounded, so time is worth more than space, up to a soft limit:
+// for each node heapBase for queues and caches, and three times its budget of
+// writes that are not in the data files yet, for those writes, the pages of the
+// checkpoint that writes them, and garbage.
 const (
 	gcPercent     = 300
-	heapPerBudget = 4
+	heapBase      = 256 << 20
+	heapPerBudget = 3
 )
 
 func tuneCollector(configs []server.Config) {
@@ -45,7 +47,7 @@ func tuneCollector(configs []server.Config) {
 	}
 	limit := int64(0)
 	for _, c := range configs {
-		limit += heapPerBudget * cmp.Or(c.UncheckpointedBytes, server.DefaultUncheckpointedBytes)
+		limit += heapBase + heapPerBudget*cmp.Or(c.UncheckpointedBytes, server.DefaultUncheckpointedBytes)
 	}
 	debug.SetMemoryLimit(limit)
 }

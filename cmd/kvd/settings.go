@@ -61,7 +61,7 @@ var settings = []setting{
 		setElectionTimeout},
 	{"memtable-bytes", "BYTES", fmt.Sprintf("applied writes of a shard that are kept in memory before a checkpoint (default %dMi)", server.DefaultMemtableBytes>>20),
 		size(func(o *options) *int64 { return &o.MemtableBytes })},
-	{"uncheckpointed-bytes", "BYTES", fmt.Sprintf("the same of all shards of the node (default %dMi); memory in all: some four times as much", server.DefaultUncheckpointedBytes>>20),
+	{"uncheckpointed-bytes", "BYTES", fmt.Sprintf("the same of all shards of the node (default %dMi); the heap: some three times as much and 256Mi", server.DefaultUncheckpointedBytes>>20),
 		size(func(o *options) *int64 { return &o.UncheckpointedBytes })},
 	{"drain-timeout", "DURATION", "how long stopping waits for calls in flight (default " + server.DefaultDrainTimeout.String() + ")",
 		duration(func(o *options) *time.Duration { return &o.DrainTimeout })},

@@ -149,7 +149,7 @@ type GroupConfig struct {
 	// always true.
 	Healthy func() bool
 	// Admit is asked before an append with records is given to Raft; it waits
-	// while memory is over its budget. Default: none.
+	// while there is no memory for more. Default: none.
 	Admit func(ctx context.Context) error
 }
 

@@ -156,7 +156,7 @@ func measureRow(ctx context.Context, p plan, sys system, r row) (s sample, err e
 
 // quiet waits until the servers have done what they put off while they were
 // busy, so that it does not fall into the next measurement, and returns the CPU
-// time that they took for it.
+// time that they took for it. It fails if they are busy for half a minute.
 func quiet(ctx context.Context, sys system) (time.Duration, error) {
 	const (
 		window = 500 * time.Millisecond
@@ -164,22 +164,29 @@ func quiet(ctx context.Context, sys system) (time.Duration, error) {
 		inRow  = 4          // kvd begins a checkpoint after a second of idleness
 		most   = 60
 	)
-	start, err := sys.nodes().usage()
-	last := start
-	for calm, n := 0, 0; err == nil && calm < inRow && n < most; n++ {
+	last, err := sys.nodes().usage()
+	if err != nil {
+		return 0, err
+	}
+	var busy time.Duration
+	for calm, n := 0, 0; calm < inRow; n++ {
+		if n == most {
+			return 0, fmt.Errorf("the servers are still busy after %v", most*window)
+		}
 		if err := pause(ctx, window); err != nil {
 			return 0, err
 		}
-		var now usage
-		if now, err = sys.nodes().usage(); err != nil {
-			break
+		now, err := sys.nodes().usage()
+		if err != nil {
+			return 0, err
 		}
-		if calm++; now.CPU-last.CPU > idle {
-			calm = 0
+		used := now.CPU - last.CPU
+		if calm++; used > idle {
+			calm, busy = 0, busy+used
 		}
 		last = now
 	}
-	return last.CPU - start.CPU, err
+	return busy, nil
 }
 
 // measureLoad runs a load and charges the CPU time used meanwhile to its

@@ -54,10 +54,12 @@ func loadSystem(ctx context.Context, o options, kind string) (err error) {
 	if err != nil {
 		return err
 	}
+	took := time.Duration(res.Seconds * float64(time.Second))
+	w.line(res.Ops, took)
 	if err := pause(ctx, loadRest); err != nil {
 		return err
 	}
-	w.line(res.Ops, time.Duration(res.Seconds*float64(time.Second))+loadRest)
+	w.line(res.Ops, took+loadRest)
 	if w.err != nil {
 		return w.err
 	}

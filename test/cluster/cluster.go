@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -357,13 +358,17 @@ func freePorts(t testing.TB, n int) []string {
 	return addrs
 }
 
+// nextBase keeps the bases of a test process apart; test processes begin at
+// random. All are below the ports that the system deals out itself.
+var nextBase = func() (n atomic.Int32) { n.Store(20_000 + rand.Int32N(8_000)); return }()
+
 // FreeBase returns a port from which on the ports of three nodes are free, as
 // kvd dev and scripts/cluster.sh lay them out: three in a row, ten apart.
 func FreeBase(t testing.TB) int {
 	t.Helper()
-	const tries, low, high, nodes, apart, ports = 100, 20_000, 32_000, 3, 10, 3
+	const tries, nodes, apart, ports = 100, 3, 10, 3
 	for range tries {
-		base := low + rand.IntN(high-low) // below what the system deals out itself
+		base := int(nextBase.Add(nodes * apart))
 		free := true
 		for i := range nodes * ports {
 			l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(base+i/ports*apart+i%ports)))

@@ -86,6 +86,8 @@ func (r *devRun) stop(t *testing.T) {
 	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
+	timer := time.AfterFunc(startWait, func() { _ = r.cmd.Process.Kill() })
+	defer timer.Stop()
 	if err := r.cmd.Wait(); err != nil {
 		t.Errorf("kvd dev after Ctrl-C: %v", err)
 	}

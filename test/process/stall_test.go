@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,24 +102,28 @@ func TestStallingDisk(t *testing.T) {
 	if err := disks[stalled].freeze(); err != nil {
 		t.Skipf("cannot freeze a file system: %v", err)
 	}
-	thawed := false
-	thaw := func() {
-		if !thawed {
-			thawed = true
-			if err := disks[stalled].thaw(); err != nil {
-				t.Error(err)
-			}
+	thaw := sync.OnceFunc(func() {
+		if err := disks[stalled].thaw(); err != nil {
+			t.Error(err)
 		}
-	}
-	defer thaw() // else neither the process can end nor the disk go
+	})
+	// Frozen, neither the process can end nor the disk go.
+	defer thaw()
+	defer time.AfterFunc(3*startWait, thaw).Stop()
 	began := time.Now()
 	put("while it stalls")
 	t.Logf("a write took %v after the leader's disk stalled", time.Since(began))
 	if kv, err := cl.Get(ctx, key); err != nil || string(kv.Value) != "while it stalls" {
 		t.Errorf("get: %+v, %v", kv, err)
 	}
-	if m, err = cl.Map(ctx); err != nil || c.Index(m.Leaders[home]) == stalled {
-		t.Errorf("the leader is still %s, %v", m.Leaders[home], err)
+	st, err := cl.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sh := range st.Shards {
+		if i := c.Index(sh.Leader); sh.ID == home && (i < 0 || i == stalled) {
+			t.Errorf("shard %d is led by %q, and the disk of %s stalls", home, sh.Leader, c.Node(stalled).Name)
+		}
 	}
 
 	thaw()
