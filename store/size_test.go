@@ -83,6 +83,25 @@ func TestPagesOfACheckpoint(t *testing.T) {
 	}
 }
 
+// TestRewriteGivesWay: a store that is full waits for its checkpoint, and all
+// stores of the node with it, so a rewrite must not keep it waiting.
+func TestRewriteGivesWay(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Budget = NewBudget(BudgetConfig{})
+	s := mustOpen(t, cfg)
+	defer s.Close()
+	load(t, s, 0, 40*loadKeys, 8<<10, func() {}) // more than one transaction's worth
+	mustCheckpoint(t, s)
+	cfg.Budget.markFull(true)
+	if _, err := s.rewriteFile(); !errors.Is(err, errRewriteStopped) {
+		t.Errorf("a rewrite while a store is full: %v, want that it stops", err)
+	}
+	cfg.Budget.markFull(false)
+	if _, err := s.rewriteFile(); err != nil {
+		t.Errorf("a rewrite with nothing else to do: %v", err)
+	}
+}
+
 // TestBeyondMemory writes far more than may be in memory, and reads it all.
 func TestBeyondMemory(t *testing.T) {
 	const keys, valueBytes = 20_000, 400
