@@ -1,12 +1,14 @@
 package shard
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/store"
 )
@@ -99,14 +101,19 @@ func (r *Replica) unready() error {
 	return nil
 }
 
-// Ready returns nil when the cluster map is known and every replica here has a
-// leader and is caught up; else the reason.
+// Ready returns nil when the cluster map is known and has this node's addresses,
+// so that it can be found, and every replica here has a leader and is caught up;
+// else the reason.
 func (n *Node) Ready() error {
 	if err := n.Err(); err != nil {
 		return err
 	}
-	if n.Map().Epoch == 0 {
-		return fmt.Errorf("cluster map is not known yet")
+	m, self := n.Map(), n.self()
+	if m.Epoch == 0 {
+		return errors.New("cluster map is not known yet")
+	}
+	if !proto.Equal(m.NodeByID(self.Id), self) {
+		return errors.New("cluster map does not have this node's addresses yet")
 	}
 	for _, r := range n.Replicas() {
 		if err := r.unready(); err != nil {

@@ -104,6 +104,7 @@ func TestOneEndpoint(t *testing.T) {
 	inCluster(t, sim.Config{Shards: 3}, func(t *testing.T, c *sim.Cluster) {
 		cl, done := connect(t, c, client.Config{}, "n2")
 		defer done()
+		time.Sleep(time.Second) // n2 hears of the others' addresses
 		st, err := cl.Status(within(t, 20*time.Second))
 		if err != nil || len(st.Nodes) != 3 || len(st.Shards) != 3 {
 			t.Fatalf("status: %+v, %v", st, err)
