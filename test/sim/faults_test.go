@@ -4,13 +4,18 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/test/check"
+	"github.com/kvd-io/kvd/test/history"
+	"github.com/kvd-io/kvd/test/schedule"
 	"github.com/kvd-io/kvd/test/seeded"
 )
 
@@ -92,63 +97,129 @@ func (f *traffic) read(ctx context.Context, t *testing.T, pause time.Duration) {
 	}
 }
 
+// Sizes of TestFaults.
+const (
+	faultSteps = 24
+	workers    = 6
+	keys       = 5
+	// epoch is how long a key is in use: short histories are cheap to judge.
+	epoch      = 20 * time.Second
+	callWait   = 3 * time.Second
+	longest    = 100 * time.Millisecond // between two calls of a worker
+	judgeLimit = time.Minute            // of one key, in real time
+)
+
 // TestFaults lets minutes pass in which links break, one way and both, nodes
-// crash and come back, and stay away until the log has gone on without them.
-// Reads never go back, and what was acknowledged is there in the end.
+// crash, restart, and stay away until the log has gone on without them, and
+// clocks jump, while clients work on a few keys. What they saw is linearizable.
 func TestFaults(t *testing.T) {
-	random := rand.New(rand.NewPCG(seeded.Seed(t), 1))
+	seed := seeded.Seed(t)
+	steps := schedule.Draw(rand.New(rand.NewPCG(seed, 1)), 3, faultSteps)
 	began := time.Now()
+	rec := new(history.Recorder)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		c := Start(t, Config{Retention: shortMemory, MemtableBytes: memtableBytes})
+		rec = history.NewRecorder()
+		c := Start(t, Config{Shards: 4, Retention: shortMemory, MemtableBytes: memtableBytes})
 		defer c.Close()
-		names := c.Names()
-		c.WaitReady(20*time.Second, names...)
-
+		c.WaitReady(20*time.Second, c.Names()...)
 		ctx, cancel := context.WithCancel(t.Context())
-		f := &traffic{c: c, keys: make([]register, 4)}
 		var all sync.WaitGroup
-		all.Go(func() { f.write(ctx) })
-		all.Go(func() { f.read(ctx, t, 80*time.Millisecond) })
-		all.Go(func() { f.read(ctx, t, 120*time.Millisecond) })
-
-		away := func(d int) { time.Sleep(time.Duration(500+random.IntN(d)) * time.Millisecond) }
-		for range 24 {
-			victim := names[random.IntN(len(names))]
-			rest := without(names, victim)
-			switch random.IntN(4) {
-			case 0:
-				c.Net.Partition([]string{victim}, rest)
-				away(5000)
-			case 1: // it hears and is not heard, or the other way round
-				for _, other := range rest {
-					if random.IntN(2) == 0 {
-						c.Net.Block(victim, other)
-					} else {
-						c.Net.Block(other, victim)
-					}
-				}
-				away(5000)
-			case 2:
-				c.Crash(victim)
-				away(3000)
-				c.StartNode(victim)
-			case 3:
-				c.Crash(victim)
-				time.Sleep(20 * time.Second) // more than the log keeps
-				c.StartNode(victim)
-			}
-			c.Net.Heal()
-			away(4000)
+		for i := range workers {
+			cl := connect(t, c, i)
+			defer closeClient(t, cl)
+			rng := rand.New(rand.NewPCG(seed, uint64(2+i)))
+			all.Go(func() { work(ctx, rec, cl, i, rng) })
 		}
-		c.WaitReady(30*time.Second, names...)
-		time.Sleep(5 * time.Second)
+		for _, s := range steps {
+			t.Log(s)
+			c.Play(s)
+		}
+		c.WaitReady(30*time.Second, c.Names()...)
 		cancel()
 		all.Wait()
-		f.checkAll(t)
+		readAll(t, rec, c)
 		t.Logf("%s of virtual time", time.Since(start))
 	})
-	t.Logf("%s of real time", time.Since(began))
+	ops := rec.Ops()
+	count := make(map[history.Outcome]int)
+	for _, op := range ops {
+		count[op.Outcome]++
+	}
+	t.Logf("%s of real time; operations by outcome: %v", time.Since(began), count)
+	if err := check.Registers(ops, judgeLimit); err != nil {
+		t.Error(err)
+	}
+	if count[history.Done] == 0 || count[history.Refused] == 0 {
+		t.Error("the clients did too little to tell anything")
+	}
+	t.Logf("judged after %s", time.Since(began))
+}
+
+// connect returns the client of a worker, on a host of its own.
+func connect(t *testing.T, c *Cluster, worker int) *client.Client {
+	t.Helper()
+	cfg := client.Config{Dial: c.Net.Host(fmt.Sprintf("app%d", worker)).Dial, Unary: worker%2 == 0}
+	for _, name := range c.Names() {
+		cfg.Endpoints = append(cfg.Endpoints, net.JoinHostPort(name, ClientPort))
+	}
+	cl, err := client.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cl
+}
+
+func closeClient(t *testing.T, cl *client.Client) {
+	if err := cl.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// work reads, writes, swaps and deletes until the context ends.
+func work(ctx context.Context, rec *history.Recorder, cl *client.Client, worker int, rng *rand.Rand) {
+	start := time.Now()
+	seen := make(map[string]uint64) // revisions of keys
+	for n := 0; ctx.Err() == nil; n++ {
+		op := history.Op{Client: worker, Key: fmt.Sprintf("key%d/%d", rng.IntN(keys), time.Since(start)/epoch)}
+		switch p := rng.IntN(10); {
+		case p < 4:
+			op.Kind = history.Get
+		case p < 9:
+			op.Kind, op.Value = history.Put, fmt.Sprintf("%d-%d", worker, n)
+			op.Conditional = p < 7
+		default:
+			op.Kind = history.Delete
+		}
+		if op.Conditional {
+			op.IfRevision = seen[op.Key]
+		}
+		callCtx, cancel := context.WithTimeout(ctx, callWait)
+		op = rec.Do(callCtx, cl, op)
+		cancel()
+		if op.Outcome != history.Unknown {
+			seen[op.Key] = op.Revision
+			if op.Kind == history.Delete {
+				seen[op.Key] = 0
+			}
+		}
+		time.Sleep(time.Duration(rng.Int64N(int64(longest))))
+	}
+}
+
+// readAll reads every key once more, when all is quiet.
+func readAll(t *testing.T, rec *history.Recorder, c *Cluster) {
+	t.Helper()
+	cl := connect(t, c, workers)
+	defer closeClient(t, cl)
+	read := make(map[string]bool)
+	for _, op := range rec.Ops() {
+		if read[op.Key] {
+			continue
+		}
+		read[op.Key] = true
+		rec.Do(within(t, 20*time.Second), cl, history.Op{Client: workers, Kind: history.Get, Key: op.Key})
+	}
 }
 
 // checkAll looks at what is left once all is quiet.

@@ -1,0 +1,73 @@
+package check
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/test/history"
+)
+
+// at gives an operation its times.
+func at(call, end time.Duration, op history.Op) history.Op {
+	op.Key, op.Call, op.Return = "k", call, end
+	return op
+}
+
+func put(value string, revision uint64) history.Op {
+	return history.Op{Kind: history.Put, Value: value, Revision: revision}
+}
+
+func get(value string, revision uint64) history.Op {
+	return history.Op{Kind: history.Get, Value: value, Found: true, Revision: revision}
+}
+
+func swap(expect uint64, value string, revision uint64) history.Op {
+	op := put(value, revision)
+	op.Conditional, op.IfRevision = true, expect
+	return op
+}
+
+func ended(op history.Op, how history.Outcome) history.Op { op.Outcome = how; return op }
+
+// TestRegisters: histories that are linearizable and such that are not.
+func TestRegisters(t *testing.T) {
+	missing := history.Op{Kind: history.Get}
+	remove := func(found bool, revision uint64) history.Op {
+		return history.Op{Kind: history.Delete, Found: found, Revision: revision}
+	}
+	cases := []struct {
+		name string
+		bad  bool
+		ops  []history.Op
+	}{
+		{"read what was written", false, []history.Op{at(0, 1, put("a", 5)), at(2, 3, get("a", 5))}},
+		{"stale read", true, []history.Op{at(0, 1, put("a", 5)), at(2, 3, put("b", 6)), at(4, 5, get("a", 5))}},
+		{"read of either while they overlap", false, []history.Op{at(0, 1, put("a", 5)), at(2, 9, put("b", 6)), at(4, 5, get("a", 5)), at(6, 7, get("b", 6))}},
+		{"read goes back", true, []history.Op{at(0, 1, put("a", 5)), at(2, 9, put("b", 6)), at(4, 5, get("b", 6)), at(6, 7, get("a", 5))}},
+		{"lost write", true, []history.Op{at(0, 1, put("a", 5)), at(2, 3, missing)}},
+		{"deleted", false, []history.Op{at(0, 1, put("a", 5)), at(2, 3, remove(true, 6)), at(4, 5, missing), at(6, 7, remove(false, 0))}},
+		{"delete of nothing that found something", true, []history.Op{at(0, 1, remove(true, 6))}},
+		{"revision goes back", true, []history.Op{at(0, 1, put("a", 5)), at(2, 3, put("b", 4))}},
+		{"revision of another version", true, []history.Op{at(0, 1, put("a", 5)), at(2, 3, get("a", 4))}},
+		{"both swaps of one version", true, []history.Op{at(0, 1, put("a", 5)), at(2, 9, swap(5, "b", 6)), at(2, 9, swap(5, "c", 7))}},
+		{"one swap of two", false, []history.Op{at(0, 1, put("a", 5)), at(2, 9, swap(5, "b", 6)), at(2, 9, ended(swap(5, "c", 6), history.Refused))}},
+		{"refused though it holds", true, []history.Op{at(0, 1, put("a", 5)), at(2, 3, ended(swap(5, "b", 5), history.Refused))}},
+		{"created twice", true, []history.Op{at(0, 1, swap(0, "a", 5)), at(2, 3, swap(0, "b", 6))}},
+		{"unknown and executed", false, []history.Op{at(0, 1, ended(put("a", 0), history.Unknown)), at(2, 3, missing), at(4, 5, get("a", 5)), at(6, 7, swap(5, "b", 6))}},
+		{"unknown and not executed", false, []history.Op{at(0, 1, ended(put("a", 0), history.Unknown)), at(2, 3, missing)}},
+		{"unknown and executed twice", true, []history.Op{
+			at(0, 1, ended(put("a", 0), history.Unknown)), at(2, 3, get("a", 5)), at(4, 5, put("b", 6)), at(6, 7, get("a", 7)),
+		}},
+		{"unknown executed before its call", true, []history.Op{at(0, 1, get("a", 5)), at(2, 3, ended(put("a", 0), history.Unknown))}},
+	}
+	for _, c := range cases {
+		err := Registers(c.ops, time.Minute)
+		if (err != nil) != c.bad {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "not linearizable") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
