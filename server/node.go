@@ -217,6 +217,20 @@ func (n *Node) Done() <-chan struct{} { return n.done }
 // Err returns why the node failed; nil while it has not.
 func (n *Node) Err() error { return n.alive() }
 
+// HandOver gives the leadership of every shard that is led here to another
+// node, while this one goes on: before work on its machine, say. The error says
+// which shards were kept, and why. The preferred leaders of the cluster map take
+// over again after some seconds.
+func (n *Node) HandOver(ctx context.Context) error {
+	if !n.opened.Load() {
+		return errOpening
+	}
+	if err := n.shards.HandOver(ctx); err != nil {
+		return fmt.Errorf("hand over leadership of node %s: %w", n.cfg.Name, err)
+	}
+	return nil
+}
+
 // Close stops the node: it is reported as not serving, hands its leaderships
 // over, answers the calls in flight (within DrainTimeout and the context),
 // closes its shards, and its HTTP port last. It returns when all is closed.

@@ -129,6 +129,29 @@ func TestNotLeader(t *testing.T) {
 	})
 }
 
+// TestHandOver: a node that hands over what it leads goes on as a follower.
+func TestHandOver(t *testing.T) {
+	c := startCluster(t, 3)
+	c.putAnywhere("k", "v")
+	handedOver := 0
+	for name, n := range c.nodes {
+		if _, err := c.kv(name).Get(within(t), getReq("k")); err != nil {
+			continue
+		}
+		if err := n.HandOver(within(t)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.kv(name).Get(within(t), getReq("k"))
+		wantReason(t, err, kvdpb.Reason_REASON_NOT_LEADER)
+		handedOver++
+		break
+	}
+	if handedOver == 0 {
+		t.Error("nobody led the key's shard")
+	}
+	c.putAnywhere("k", "w")
+}
+
 // TestReopen finds everything again, also at other addresses.
 func TestReopen(t *testing.T) {
 	c := startCluster(t, 1)

@@ -67,6 +67,38 @@ func TestVirtualHandOver(t *testing.T) {
 	})
 }
 
+// TestVirtualHandOverAndGoOn: a node hands its shards over when told to, nobody
+// has to notice, and says so when it could not.
+func TestVirtualHandOverAndGoOn(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, c *cluster, _ *memnet.Network) {
+		c.start()
+		c.ready()
+		c.put(1, c.keyOf(1, 0), []byte("v1"))
+		old := c.leader(1).cfg.node
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := c.nodes[old].HandOver(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range c.nodes[old].Replicas() {
+			if r.leading() {
+				t.Errorf("shard %d is still led by %s", r.id, old)
+			}
+		}
+		c.put(1, c.keyOf(1, 0), []byte("v2"))
+		if took := time.Since(began); took >= DefaultTiming.Heartbeat {
+			t.Errorf("no writes for %v: leadership was not handed over", took)
+		}
+
+		gone, cancel := context.WithCancel(ctx)
+		cancel()
+		if err := c.leader(1).handOver(gone); !errors.Is(err, context.Canceled) {
+			t.Errorf("without time to hand over: %v", err)
+		}
+	})
+}
+
 // TestVirtualNoReadBeforeTheReign: a leader that has not applied an entry of
 // its own term serves no read, though a quorum follows it.
 func TestVirtualNoReadBeforeTheReign(t *testing.T) {

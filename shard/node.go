@@ -17,7 +17,7 @@ import (
 	"github.com/kvd-io/kvd/store"
 )
 
-// handOverTimeout bounds the hand-over of one shard at Close.
+// handOverTimeout bounds the hand-over at Close.
 const handOverTimeout = 2 * time.Second
 
 // Node is a kvd node without its API: the replicas placed on it and what they
@@ -212,26 +212,32 @@ func (n *Node) Close(ctx context.Context) error {
 		n.background.Wait()
 		healthy := n.Err() == nil
 		if healthy {
-			n.handOver(ctx)
+			hurried, cancel := context.WithTimeout(ctx, handOverTimeout)
+			defer cancel()
+			if err := n.HandOver(hurried); err != nil {
+				n.logger.Info("leadership was not handed over", "reason", err)
+			}
 		}
 		n.closeErr = n.release(ctx, healthy)
 	})
 	return n.closeErr
 }
 
-// handOver gives away what is led here, all shards at once.
-func (n *Node) handOver(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
-	defer cancel()
-	var all sync.WaitGroup
+// HandOver gives the leadership of every shard that is led here to another
+// replica of it, all at once, while the node goes on. A shard without other
+// replicas stays. The error says which were kept, and why; to lose a leadership
+// meanwhile is none. The cluster map's preferred leader takes a shard back after
+// some seconds, if it can.
+func (n *Node) HandOver(ctx context.Context) error {
+	errs := make(chan error, len(n.replicas))
 	for _, r := range n.replicas {
-		all.Go(func() {
-			if err := r.handOver(ctx); err != nil {
-				n.logger.Info("leadership was not handed over", "shard", r.id, "reason", err)
-			}
-		})
+		go func() { errs <- r.handOver(ctx) }()
 	}
-	all.Wait()
+	var err error
+	for range n.replicas {
+		err = errors.Join(err, <-errs)
+	}
+	return err
 }
 
 // release closes what is open, in the reverse order of start.
