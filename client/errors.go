@@ -70,6 +70,14 @@ var (
 	errBroken     = errors.New("connection to the node broke")
 )
 
+// What CheckConsistency says of a replica.
+var (
+	errNotCompared  = errors.New("not compared: the shard's leader gave no revision to compare at")
+	errNoAddress    = fmt.Errorf("%w: the node has not told its client address yet", ErrUnavailable)
+	errDataDiffers  = errors.New("its data differs from that of most replicas that were compared")
+	errStateDiffers = errors.New("its state beside the keys differs from that of most replicas at the same log index")
+)
+
 // Error tells which operation on which key failed. Err holds the cause, found
 // by errors.Is and errors.As.
 type Error struct {

@@ -180,6 +180,29 @@ func (r *retry) ask(n *node, rpc func(context.Context, kvdpb.ClusterClient) erro
 	return rpcOutcome(err).err
 }
 
+// askLong makes one attempt at an RPC that may take as long as ctx lets it. It
+// ends early when the node falls silent.
+func (c *Client) askLong(ctx context.Context, n *node, rpc func(context.Context, kvdpb.ClusterClient) error) error {
+	connecting, stop := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
+	defer stop()
+	conn, err := n.connected(connecting)
+	if err != nil {
+		return rpcOutcome(err).err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := c.watchNode(ctx, n, cancel)
+	defer w.stop()
+	err = rpc(ctx, kvdpb.NewClusterClient(conn))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(context.Cause(ctx), errSilent):
+		return errSilent
+	}
+	return rpcOutcome(err).err
+}
+
 // Status asks all nodes how they are, and merges what they say. Nodes that do
 // not answer within Config.AttemptTimeout are not alive; that is no error. It
 // fails only if no node gives the map.
@@ -197,7 +220,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		*ns = NodeStatus{ID: mn.ID, ClientAddr: mn.ClientAddr, PeerAddr: mn.PeerAddr, HTTPAddr: mn.HTTPAddr, Version: mn.Version}
 		n := t.nodes[mn.ID]
 		if n == nil {
-			ns.Err = fmt.Errorf("%w: the node has not told its client address yet", ErrUnavailable)
+			ns.Err = errNoAddress
 			continue
 		}
 		wg.Go(func() {
@@ -328,7 +351,7 @@ func (c *Client) CheckDisk(ctx context.Context) ([]DiskCheck, error) {
 		checks[i].Node = mn.ID
 		n := t.nodes[mn.ID]
 		if n == nil {
-			checks[i].Err = fmt.Errorf("%w: the node has not told its client address yet", ErrUnavailable)
+			checks[i].Err = errNoAddress
 			continue
 		}
 		wg.Go(func() { checks[i].Err = c.checkDisk(ctx, n, &checks[i]) })
@@ -338,40 +361,37 @@ func (c *Client) CheckDisk(ctx context.Context) ([]DiskCheck, error) {
 }
 
 func (c *Client) checkDisk(ctx context.Context, n *node, d *DiskCheck) error {
-	connecting, stop := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
-	defer stop()
-	conn, err := n.connected(connecting)
-	if err != nil {
-		return rpcOutcome(err).err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	w := c.watchNode(ctx, n, cancel)
-	defer w.stop()
-	stream, err := kvdpb.NewClusterClient(conn).CheckDisk(ctx, &kvdpb.CheckDiskRequest{Header: c.header(0)})
-	for err == nil {
-		var resp *kvdpb.CheckDiskResponse
-		if resp, err = stream.Recv(); err != nil {
-			break
+	err := c.askLong(ctx, n, func(ctx context.Context, cl kvdpb.ClusterClient) error {
+		stream, err := cl.CheckDisk(ctx, &kvdpb.CheckDiskRequest{Header: c.header(0)})
+		for err == nil {
+			var resp *kvdpb.CheckDiskResponse
+			if resp, err = stream.Recv(); err == nil {
+				n.hear()
+				d.add(resp)
+			}
 		}
-		n.hear()
-		if resp.Shard != nil {
-			d.Replicas = append(d.Replicas, ReplicaCheck{Shard: *resp.Shard, Records: resp.Records, Faults: resp.Faults, Path: resp.Path})
-			continue
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
-		d.SyncP50, d.SyncP99 = time.Duration(resp.SyncP50Us)*time.Microsecond, time.Duration(resp.SyncP99Us)*time.Microsecond
-		d.Path = resp.Path
-		if len(resp.Faults) > 0 {
-			d.Err = errors.New(resp.Faults[0])
-		}
+		return err
+	})
+	if err == nil {
+		err = d.Err
 	}
-	switch {
-	case errors.Is(err, io.EOF):
-		return d.Err
-	case errors.Is(context.Cause(ctx), errSilent):
-		return errSilent
+	return err
+}
+
+// add takes up one message: of a replica, or of the disk.
+func (d *DiskCheck) add(resp *kvdpb.CheckDiskResponse) {
+	if resp.Shard != nil {
+		d.Replicas = append(d.Replicas, ReplicaCheck{Shard: *resp.Shard, Records: resp.Records, Faults: resp.Faults, Path: resp.Path})
+		return
 	}
-	return rpcOutcome(err).err
+	d.SyncP50, d.SyncP99 = time.Duration(resp.SyncP50Us)*time.Microsecond, time.Duration(resp.SyncP99Us)*time.Microsecond
+	d.Path = resp.Path
+	if len(resp.Faults) > 0 {
+		d.Err = errors.New(resp.Faults[0])
+	}
 }
 
 // Health is whether a cluster can serve, and what it lacks.

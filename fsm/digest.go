@@ -34,9 +34,19 @@ type Digest struct {
 // Digest computes the digest of what is applied now. Entries are applied on
 // while the data is read; history must be kept for that long.
 func (f *FSM) Digest(ctx context.Context) (Digest, error) {
+	_, d := f.unversioned()
+	var err error
+	d.Keys, d.Data, err = DataHash(ctx, f.store, d.Revision)
+	return d, err
+}
+
+// unversioned returns the digest of all but the data, and the index of the
+// entry that it is of.
+func (f *FSM) unversioned() (index uint64, d Digest) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	s := f.store.State()
-	d := Digest{
+	return s.AppliedIndex, Digest{
 		Revision:      s.Revision,
 		Bound:         s.Bound,
 		DedupeFloor:   s.DedupeFloor,
@@ -45,10 +55,6 @@ func (f *FSM) Digest(ctx context.Context) (Digest, error) {
 		Dedupe:        f.store.Dedupe().Hash(),
 		Configuration: s.ConfigurationIndex,
 	}
-	f.mu.Unlock()
-	var err error
-	d.Keys, d.Data, err = DataHash(ctx, f.store, s.Revision)
-	return d, err
 }
 
 func slotsHash(set *slot.Set) uint64 {

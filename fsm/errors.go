@@ -26,6 +26,9 @@ var (
 	// covers. Nobody waits for such an answer.
 	ErrApplied = errors.New("log entry is applied already")
 
+	// ErrBehind says that this replica has not applied the revision asked for.
+	ErrBehind = errors.New("replica is behind the revision")
+
 	// ErrForeignSnapshot says that a snapshot did not come through this
 	// package's SnapshotStore.
 	ErrForeignSnapshot = errors.New("snapshot is not one of the snapshot store's")

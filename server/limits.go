@@ -32,7 +32,8 @@ const (
 	overloadRetry = 50 * time.Millisecond
 	// maxConcurrentStreams is per connection: unary calls and streams.
 	maxConcurrentStreams = 16384
-	// maxRanges is how many Range calls run at a time; each holds one page.
+	// maxRanges is how many Range and Digest calls run at a time; each holds one
+	// page.
 	maxRanges = 64
 	// rangePageBytes is the size at which a page of a range is cut.
 	rangePageBytes = 512 << 10

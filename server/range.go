@@ -46,19 +46,6 @@ func (s *kvService) rangeOver(req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServ
 	return r, s.sendPages(ctx, r, req, stream, s.staleHeader(r.ID(), age))
 }
 
-// rangeToken waits for its turn: each range that runs holds a page and a read
-// of the data file.
-func (s *kvService) rangeToken(ctx context.Context) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	select {
-	case <-s.ranges:
-		return nil
-	case <-ctx.Done():
-		return overloaded("%d ranges are running on this node: try again", maxRanges)
-	}
-}
-
 func (s *kvService) sendPages(ctx context.Context, r *shard.Replica, req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServer, h *kvdpb.ResponseHeader) error {
 	var (
 		opts = store.RangeOptions{

@@ -18,7 +18,7 @@ type service struct {
 	metrics *metrics
 
 	inFlight atomic.Int64  // bytes of requests being worked on
-	ranges   chan struct{} // a token for each Range that may still start
+	ranges   chan struct{} // a token for each Range or Digest that may still start
 
 	closing chan struct{}  // closed when Batch streams are to end
 	running sync.WaitGroup // goroutines that read and work for Batch streams
@@ -118,4 +118,17 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithTimeout(ctx, maxTimeout)
 	}
 	return ctx, func() {}
+}
+
+// rangeToken waits for the turn of a Range or Digest: each that runs holds a page
+// and a read of the data file. It is given back to s.ranges.
+func (s *service) rangeToken(ctx context.Context) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	select {
+	case <-s.ranges:
+		return nil
+	case <-ctx.Done():
+		return overloaded("%d ranges are running on this node: try again", maxRanges)
+	}
 }

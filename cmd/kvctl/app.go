@@ -95,7 +95,7 @@ func (a *app) newRoot() *cobra.Command {
 	flags.StringSliceVar(&a.endpoints, "endpoints", nil,
 		"client `addresses` of nodes; one that runs is enough (env "+endpointsEnv+", default "+defaultEndpoint+")")
 	flags.DurationVar(&a.timeout, "timeout", 0,
-		"how long the command may take (default 5s; 10m for range, del of many keys and check disk; bench: of each operation)")
+		"how long the command may take (default 5s; 10m for range, del of many keys, check disk and check consistency; bench: of each operation)")
 	flags.StringVarP(&a.output, "output", "o", outputText, "`format`: text, json or table")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

@@ -37,20 +37,26 @@ type diskReplicaJSON struct {
 }
 
 func (a *app) newCheck() *cobra.Command {
-	const disk, health = "disk", "health"
+	const consistency, disk, health = "consistency", "disk", "health"
 	return &cobra.Command{
-		Use:   "check disk|health",
-		Short: "Check the health of the cluster, or every record on its disks",
+		Use:   "check consistency|disk|health",
+		Short: "Check the health of the cluster, every record on its disks, or that replicas are the same",
 		Long: "check health asks whether all nodes answer and are ready and every shard has a leader.\n" +
-			"check disk has every node verify every record of its replicas and time its disk; it reads all data.\n\n" +
+			"check disk has every node verify every record of its replicas and time its disk; it reads all data.\n" +
+			"check consistency compares the replicas of each shard, by a hash of what is visible at one revision;\n" +
+			"it reads all data too, and runs beside other work.\n\n" +
 			"If anything is wrong the exit status is 1, and what is wrong is printed.",
-		ValidArgs: []string{disk, health},
+		ValidArgs: []string{consistency, disk, health},
 		Args:      usageArgs(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if args[0] == disk {
+			switch args[0] {
+			case consistency:
+				return a.call(cmd, longTimeout, a.checkConsistency)
+			case disk:
 				return a.call(cmd, longTimeout, a.checkDisk)
+			default:
+				return a.call(cmd, defaultTimeout, a.checkHealth)
 			}
-			return a.call(cmd, defaultTimeout, a.checkHealth)
 		},
 	}
 }

@@ -42,6 +42,9 @@ var (
 	errNothing = errors.New("no keys in this range")
 	// errUnhealthy ends a check whose findings have been printed.
 	errUnhealthy = errors.New("check failed")
+	// errDifferent and errNotCompared end a check of replicas, likewise.
+	errDifferent   = errors.New("replicas differ")
+	errNotCompared = errors.New("replicas could not be compared")
 )
 
 // exitStatus of a command that ended with err.
@@ -93,6 +96,10 @@ func nextStep(command string, err error) string {
 		return "see which keys there are: kvctl range --keys-only --limit 10"
 	case errors.Is(err, errUnhealthy):
 		return "see 'kvctl status' and the logs of the nodes named above"
+	case errors.Is(err, errDifferent):
+		return "stop the nodes marked different, keep their data directories, and see 'Replicas differ' in docs/OPERATIONS.md"
+	case errors.Is(err, errNotCompared):
+		return "see 'kvctl status', and repeat the check when all nodes are ready"
 	case errors.Is(err, client.ErrOutcomeUnknown):
 		return "it may have been written or not: read the key before you repeat it"
 	case errors.Is(err, client.ErrAnswerLost):

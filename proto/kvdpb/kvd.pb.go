@@ -2884,6 +2884,281 @@ func (x *CheckDiskResponse) GetPath() string {
 	return ""
 }
 
+type ShardRevisionRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// Unlike in the header, 0 is the meta shard.
+	Shard         uint32 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRevisionRequest) Reset() {
+	*x = ShardRevisionRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRevisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRevisionRequest) ProtoMessage() {}
+
+func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRevisionRequest.ProtoReflect.Descriptor instead.
+func (*ShardRevisionRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ShardRevisionRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ShardRevisionRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+type ShardRevisionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRevisionResponse) Reset() {
+	*x = ShardRevisionResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRevisionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRevisionResponse) ProtoMessage() {}
+
+func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRevisionResponse.ProtoReflect.Descriptor instead.
+func (*ShardRevisionResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ShardRevisionResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ShardRevisionResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type DigestRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// Unlike in the header, 0 is the meta shard.
+	Shard uint32 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	// What ShardRevision returned, or a later revision.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// How long to wait for the replica to apply all up to the revision, in
+	// milliseconds; the hashing comes on top.
+	WaitMs        uint32 `protobuf:"varint,4,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestRequest) Reset() {
+	*x = DigestRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestRequest) ProtoMessage() {}
+
+func (x *DigestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
+func (*DigestRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *DigestRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *DigestRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *DigestRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *DigestRequest) GetWaitMs() uint32 {
+	if x != nil {
+		return x.WaitMs
+	}
+	return 0
+}
+
+type DigestResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// The replica did not get to the revision in time: nothing was hashed.
+	Behind bool `protobuf:"varint,2,opt,name=behind,proto3" json:"behind,omitempty"`
+	// Number of keys that are live at the revision, and the hash of their versions.
+	Keys     uint64 `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"`
+	DataHash uint64 `protobuf:"fixed64,4,opt,name=data_hash,json=dataHash,proto3" json:"data_hash,omitempty"`
+	// Hash of what is not versioned (bounds and floors, owned slots, records for
+	// exactly-once) as of log index applied: to be compared only with that of a
+	// replica that had applied as much.
+	Applied   uint64 `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"`
+	StateHash uint64 `protobuf:"fixed64,6,opt,name=state_hash,json=stateHash,proto3" json:"state_hash,omitempty"`
+	// The newest revision that the replica has applied.
+	AppliedRevision uint64 `protobuf:"varint,7,opt,name=applied_revision,json=appliedRevision,proto3" json:"applied_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DigestResponse) Reset() {
+	*x = DigestResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestResponse) ProtoMessage() {}
+
+func (x *DigestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
+func (*DigestResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *DigestResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *DigestResponse) GetBehind() bool {
+	if x != nil {
+		return x.Behind
+	}
+	return false
+}
+
+func (x *DigestResponse) GetKeys() uint64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *DigestResponse) GetDataHash() uint64 {
+	if x != nil {
+		return x.DataHash
+	}
+	return 0
+}
+
+func (x *DigestResponse) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+func (x *DigestResponse) GetStateHash() uint64 {
+	if x != nil {
+		return x.StateHash
+	}
+	return 0
+}
+
+func (x *DigestResponse) GetAppliedRevision() uint64 {
+	if x != nil {
+		return x.AppliedRevision
+	}
+	return 0
+}
+
 var File_kvdpb_kvd_proto protoreflect.FileDescriptor
 
 const file_kvdpb_kvd_proto_rawDesc = "" +
@@ -3107,7 +3382,27 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\vsync_p50_us\x18\x04 \x01(\x04R\tsyncP50Us\x12\x1e\n" +
 	"\vsync_p99_us\x18\x05 \x01(\x04R\tsyncP99Us\x12\x12\n" +
 	"\x04path\x18\x06 \x01(\tR\x04pathB\b\n" +
-	"\x06_shard*\xd3\x04\n" +
+	"\x06_shard\"T\n" +
+	"\x14ShardRevisionRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\"c\n" +
+	"\x15ShardRevisionResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\x82\x01\n" +
+	"\rDigestRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x17\n" +
+	"\await_ms\x18\x04 \x01(\rR\x06waitMs\"\xed\x01\n" +
+	"\x0eDigestResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x16\n" +
+	"\x06behind\x18\x02 \x01(\bR\x06behind\x12\x12\n" +
+	"\x04keys\x18\x03 \x01(\x04R\x04keys\x12\x1b\n" +
+	"\tdata_hash\x18\x04 \x01(\x06R\bdataHash\x12\x18\n" +
+	"\aapplied\x18\x05 \x01(\x04R\aapplied\x12\x1d\n" +
+	"\n" +
+	"state_hash\x18\x06 \x01(\x06R\tstateHash\x12)\n" +
+	"\x10applied_revision\x18\a \x01(\x04R\x0fappliedRevision*\xd3\x04\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_INVALID\x10\x01\x12\x14\n" +
@@ -3141,12 +3436,14 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x06Delete\x12\x15.kvd.v1.DeleteRequest\x1a\x16.kvd.v1.DeleteResponse\x12F\n" +
 	"\vDeleteRange\x12\x1a.kvd.v1.DeleteRangeRequest\x1a\x1b.kvd.v1.DeleteRangeResponse\x126\n" +
 	"\x05Range\x12\x14.kvd.v1.RangeRequest\x1a\x15.kvd.v1.RangeResponse0\x01\x127\n" +
-	"\x06Settle\x12\x15.kvd.v1.SettleRequest\x1a\x16.kvd.v1.SettleResponse2\xcb\x01\n" +
+	"\x06Settle\x12\x15.kvd.v1.SettleRequest\x1a\x16.kvd.v1.SettleResponse2\xd2\x02\n" +
 	"\aCluster\x127\n" +
 	"\x06GetMap\x12\x15.kvd.v1.GetMapRequest\x1a\x16.kvd.v1.GetMapResponse\x12C\n" +
 	"\n" +
 	"NodeStatus\x12\x19.kvd.v1.NodeStatusRequest\x1a\x1a.kvd.v1.NodeStatusResponse\x12B\n" +
-	"\tCheckDisk\x12\x18.kvd.v1.CheckDiskRequest\x1a\x19.kvd.v1.CheckDiskResponse0\x01B#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
+	"\tCheckDisk\x12\x18.kvd.v1.CheckDiskRequest\x1a\x19.kvd.v1.CheckDiskResponse0\x01\x12L\n" +
+	"\rShardRevision\x12\x1c.kvd.v1.ShardRevisionRequest\x1a\x1d.kvd.v1.ShardRevisionResponse\x127\n" +
+	"\x06Digest\x12\x15.kvd.v1.DigestRequest\x1a\x16.kvd.v1.DigestResponseB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
 var (
 	file_kvdpb_kvd_proto_rawDescOnce sync.Once
@@ -3161,46 +3458,50 @@ func file_kvdpb_kvd_proto_rawDescGZIP() []byte {
 }
 
 var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_kvdpb_kvd_proto_goTypes = []any{
-	(Reason)(0),                 // 0: kvd.v1.Reason
-	(*Header)(nil),              // 1: kvd.v1.Header
-	(*ResponseHeader)(nil),      // 2: kvd.v1.ResponseHeader
-	(*Attempt)(nil),             // 3: kvd.v1.Attempt
-	(*KeyValue)(nil),            // 4: kvd.v1.KeyValue
-	(*PutOp)(nil),               // 5: kvd.v1.PutOp
-	(*DeleteOp)(nil),            // 6: kvd.v1.DeleteOp
-	(*GetOp)(nil),               // 7: kvd.v1.GetOp
-	(*WriteOp)(nil),             // 8: kvd.v1.WriteOp
-	(*WriteResult)(nil),         // 9: kvd.v1.WriteResult
-	(*GetResult)(nil),           // 10: kvd.v1.GetResult
-	(*BatchRequest)(nil),        // 11: kvd.v1.BatchRequest
-	(*BatchResponse)(nil),       // 12: kvd.v1.BatchResponse
-	(*PutRequest)(nil),          // 13: kvd.v1.PutRequest
-	(*PutResponse)(nil),         // 14: kvd.v1.PutResponse
-	(*GetRequest)(nil),          // 15: kvd.v1.GetRequest
-	(*GetResponse)(nil),         // 16: kvd.v1.GetResponse
-	(*DeleteRequest)(nil),       // 17: kvd.v1.DeleteRequest
-	(*DeleteResponse)(nil),      // 18: kvd.v1.DeleteResponse
-	(*DeleteRangeRequest)(nil),  // 19: kvd.v1.DeleteRangeRequest
-	(*DeleteRangeResponse)(nil), // 20: kvd.v1.DeleteRangeResponse
-	(*RangeRequest)(nil),        // 21: kvd.v1.RangeRequest
-	(*RangeResponse)(nil),       // 22: kvd.v1.RangeResponse
-	(*SettleRequest)(nil),       // 23: kvd.v1.SettleRequest
-	(*SettleResponse)(nil),      // 24: kvd.v1.SettleResponse
-	(*Error)(nil),               // 25: kvd.v1.Error
-	(*ClusterMap)(nil),          // 26: kvd.v1.ClusterMap
-	(*Node)(nil),                // 27: kvd.v1.Node
-	(*Shard)(nil),               // 28: kvd.v1.Shard
-	(*SlotOverride)(nil),        // 29: kvd.v1.SlotOverride
-	(*GetMapRequest)(nil),       // 30: kvd.v1.GetMapRequest
-	(*GetMapResponse)(nil),      // 31: kvd.v1.GetMapResponse
-	(*ShardLeader)(nil),         // 32: kvd.v1.ShardLeader
-	(*NodeStatusRequest)(nil),   // 33: kvd.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),  // 34: kvd.v1.NodeStatusResponse
-	(*ReplicaStatus)(nil),       // 35: kvd.v1.ReplicaStatus
-	(*CheckDiskRequest)(nil),    // 36: kvd.v1.CheckDiskRequest
-	(*CheckDiskResponse)(nil),   // 37: kvd.v1.CheckDiskResponse
+	(Reason)(0),                   // 0: kvd.v1.Reason
+	(*Header)(nil),                // 1: kvd.v1.Header
+	(*ResponseHeader)(nil),        // 2: kvd.v1.ResponseHeader
+	(*Attempt)(nil),               // 3: kvd.v1.Attempt
+	(*KeyValue)(nil),              // 4: kvd.v1.KeyValue
+	(*PutOp)(nil),                 // 5: kvd.v1.PutOp
+	(*DeleteOp)(nil),              // 6: kvd.v1.DeleteOp
+	(*GetOp)(nil),                 // 7: kvd.v1.GetOp
+	(*WriteOp)(nil),               // 8: kvd.v1.WriteOp
+	(*WriteResult)(nil),           // 9: kvd.v1.WriteResult
+	(*GetResult)(nil),             // 10: kvd.v1.GetResult
+	(*BatchRequest)(nil),          // 11: kvd.v1.BatchRequest
+	(*BatchResponse)(nil),         // 12: kvd.v1.BatchResponse
+	(*PutRequest)(nil),            // 13: kvd.v1.PutRequest
+	(*PutResponse)(nil),           // 14: kvd.v1.PutResponse
+	(*GetRequest)(nil),            // 15: kvd.v1.GetRequest
+	(*GetResponse)(nil),           // 16: kvd.v1.GetResponse
+	(*DeleteRequest)(nil),         // 17: kvd.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 18: kvd.v1.DeleteResponse
+	(*DeleteRangeRequest)(nil),    // 19: kvd.v1.DeleteRangeRequest
+	(*DeleteRangeResponse)(nil),   // 20: kvd.v1.DeleteRangeResponse
+	(*RangeRequest)(nil),          // 21: kvd.v1.RangeRequest
+	(*RangeResponse)(nil),         // 22: kvd.v1.RangeResponse
+	(*SettleRequest)(nil),         // 23: kvd.v1.SettleRequest
+	(*SettleResponse)(nil),        // 24: kvd.v1.SettleResponse
+	(*Error)(nil),                 // 25: kvd.v1.Error
+	(*ClusterMap)(nil),            // 26: kvd.v1.ClusterMap
+	(*Node)(nil),                  // 27: kvd.v1.Node
+	(*Shard)(nil),                 // 28: kvd.v1.Shard
+	(*SlotOverride)(nil),          // 29: kvd.v1.SlotOverride
+	(*GetMapRequest)(nil),         // 30: kvd.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 31: kvd.v1.GetMapResponse
+	(*ShardLeader)(nil),           // 32: kvd.v1.ShardLeader
+	(*NodeStatusRequest)(nil),     // 33: kvd.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 34: kvd.v1.NodeStatusResponse
+	(*ReplicaStatus)(nil),         // 35: kvd.v1.ReplicaStatus
+	(*CheckDiskRequest)(nil),      // 36: kvd.v1.CheckDiskRequest
+	(*CheckDiskResponse)(nil),     // 37: kvd.v1.CheckDiskResponse
+	(*ShardRevisionRequest)(nil),  // 38: kvd.v1.ShardRevisionRequest
+	(*ShardRevisionResponse)(nil), // 39: kvd.v1.ShardRevisionResponse
+	(*DigestRequest)(nil),         // 40: kvd.v1.DigestRequest
+	(*DigestResponse)(nil),        // 41: kvd.v1.DigestResponse
 }
 var file_kvdpb_kvd_proto_depIdxs = []int32{
 	5,  // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
@@ -3251,31 +3552,39 @@ var file_kvdpb_kvd_proto_depIdxs = []int32{
 	2,  // 45: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
 	35, // 46: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
 	1,  // 47: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
-	11, // 48: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
-	13, // 49: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
-	15, // 50: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
-	17, // 51: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
-	19, // 52: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
-	21, // 53: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
-	23, // 54: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
-	30, // 55: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
-	33, // 56: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
-	36, // 57: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
-	12, // 58: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
-	14, // 59: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
-	16, // 60: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
-	18, // 61: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
-	20, // 62: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
-	22, // 63: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
-	24, // 64: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
-	31, // 65: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
-	34, // 66: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
-	37, // 67: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
-	58, // [58:68] is the sub-list for method output_type
-	48, // [48:58] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	1,  // 48: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
+	2,  // 49: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 50: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
+	2,  // 51: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
+	11, // 52: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
+	13, // 53: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
+	15, // 54: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
+	17, // 55: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
+	19, // 56: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
+	21, // 57: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
+	23, // 58: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
+	30, // 59: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
+	33, // 60: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
+	36, // 61: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
+	38, // 62: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
+	40, // 63: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
+	12, // 64: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
+	14, // 65: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
+	16, // 66: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
+	18, // 67: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
+	20, // 68: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
+	22, // 69: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
+	24, // 70: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
+	31, // 71: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
+	34, // 72: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
+	37, // 73: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
+	39, // 74: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
+	41, // 75: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
+	64, // [64:76] is the sub-list for method output_type
+	52, // [52:64] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -3296,7 +3605,7 @@ func file_kvdpb_kvd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_kvd_proto_rawDesc), len(file_kvdpb_kvd_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -372,9 +372,11 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Cluster_GetMap_FullMethodName     = "/kvd.v1.Cluster/GetMap"
-	Cluster_NodeStatus_FullMethodName = "/kvd.v1.Cluster/NodeStatus"
-	Cluster_CheckDisk_FullMethodName  = "/kvd.v1.Cluster/CheckDisk"
+	Cluster_GetMap_FullMethodName        = "/kvd.v1.Cluster/GetMap"
+	Cluster_NodeStatus_FullMethodName    = "/kvd.v1.Cluster/NodeStatus"
+	Cluster_CheckDisk_FullMethodName     = "/kvd.v1.Cluster/CheckDisk"
+	Cluster_ShardRevision_FullMethodName = "/kvd.v1.Cluster/ShardRevision"
+	Cluster_Digest_FullMethodName        = "/kvd.v1.Cluster/Digest"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -391,6 +393,13 @@ type ClusterClient interface {
 	// CheckDisk verifies every record of every replica on this node and measures
 	// the disk's sync latency. Finding damage is an answer, not an error.
 	CheckDisk(ctx context.Context, in *CheckDiskRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckDiskResponse], error)
+	// ShardRevision returns the newest revision that a shard has applied, a
+	// linearizable read: every write acknowledged before the call is at or below
+	// it. The shard's leader answers.
+	ShardRevision(ctx context.Context, in *ShardRevisionRequest, opts ...grpc.CallOption) (*ShardRevisionResponse, error)
+	// Digest returns a hash of what is visible at a revision in this node's
+	// replica of a shard. Replicas that have applied the same writes have the same.
+	Digest(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (*DigestResponse, error)
 }
 
 type clusterClient struct {
@@ -440,6 +449,26 @@ func (c *clusterClient) CheckDisk(ctx context.Context, in *CheckDiskRequest, opt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_CheckDiskClient = grpc.ServerStreamingClient[CheckDiskResponse]
 
+func (c *clusterClient) ShardRevision(ctx context.Context, in *ShardRevisionRequest, opts ...grpc.CallOption) (*ShardRevisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShardRevisionResponse)
+	err := c.cc.Invoke(ctx, Cluster_ShardRevision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) Digest(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (*DigestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DigestResponse)
+	err := c.cc.Invoke(ctx, Cluster_Digest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -454,6 +483,13 @@ type ClusterServer interface {
 	// CheckDisk verifies every record of every replica on this node and measures
 	// the disk's sync latency. Finding damage is an answer, not an error.
 	CheckDisk(*CheckDiskRequest, grpc.ServerStreamingServer[CheckDiskResponse]) error
+	// ShardRevision returns the newest revision that a shard has applied, a
+	// linearizable read: every write acknowledged before the call is at or below
+	// it. The shard's leader answers.
+	ShardRevision(context.Context, *ShardRevisionRequest) (*ShardRevisionResponse, error)
+	// Digest returns a hash of what is visible at a revision in this node's
+	// replica of a shard. Replicas that have applied the same writes have the same.
+	Digest(context.Context, *DigestRequest) (*DigestResponse, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -472,6 +508,12 @@ func (UnimplementedClusterServer) NodeStatus(context.Context, *NodeStatusRequest
 }
 func (UnimplementedClusterServer) CheckDisk(*CheckDiskRequest, grpc.ServerStreamingServer[CheckDiskResponse]) error {
 	return status.Error(codes.Unimplemented, "method CheckDisk not implemented")
+}
+func (UnimplementedClusterServer) ShardRevision(context.Context, *ShardRevisionRequest) (*ShardRevisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ShardRevision not implemented")
+}
+func (UnimplementedClusterServer) Digest(context.Context, *DigestRequest) (*DigestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Digest not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -541,6 +583,42 @@ func _Cluster_CheckDisk_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_CheckDiskServer = grpc.ServerStreamingServer[CheckDiskResponse]
 
+func _Cluster_ShardRevision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShardRevisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).ShardRevision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_ShardRevision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).ShardRevision(ctx, req.(*ShardRevisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_Digest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DigestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Digest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Digest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Digest(ctx, req.(*DigestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -555,6 +633,14 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "NodeStatus",
 			Handler:    _Cluster_NodeStatus_Handler,
+		},
+		{
+			MethodName: "ShardRevision",
+			Handler:    _Cluster_ShardRevision_Handler,
+		},
+		{
+			MethodName: "Digest",
+			Handler:    _Cluster_Digest_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
