@@ -28,6 +28,7 @@ type fetch struct {
 	remaining uint64 // with a limit: keys still wanted
 
 	pages chan fetched // room for one: the next page is fetched while one is consumed
+	err   error        // why it ended early; set before pages is closed
 }
 
 // fetched is a page of one shard.
@@ -37,10 +38,10 @@ type fetched struct {
 	more      bool
 	revision  uint64
 	staleness time.Duration
-	err       error
 }
 
-// run fetches until the end, an error, or the end of ctx; then it closes pages.
+// run fetches until the end or an error, which the end of ctx is too: an answer
+// that was cut off must not look like a whole one. Then it closes pages.
 func (f *fetch) run(ctx context.Context) {
 	defer close(f.pages)
 	r := f.client.newRetry(ctx)
@@ -54,8 +55,7 @@ func (f *fetch) run(ctx context.Context) {
 			r = f.client.newRetry(ctx)
 			r.last = last
 		}
-		if err = f.follow(r, err); err != nil {
-			f.hand(ctx, fetched{err: err})
+		if f.err = f.follow(r, err); f.err != nil {
 			return
 		}
 	}
@@ -123,8 +123,8 @@ func (f *fetch) attempt(ctx context.Context, r *retry) (progress bool, err error
 			resp.More = resp.More || len(resp.Kvs) > 0
 			resp.Kvs = nil
 		}
-		if !f.accept(ctx, resp) {
-			return true, nil // the consumer has left
+		if err = f.accept(ctx, resp); err != nil {
+			break
 		}
 	}
 	if errors.Is(err, io.EOF) {
@@ -161,9 +161,9 @@ func (f *fetch) request() (req *kvdpb.RangeRequest, probing bool) {
 // that another one told would not know it: then it is the leader who has to.
 func (f *fetch) stale() bool { return f.opts.stale && f.revision == f.opts.at }
 
-// accept takes note of where the answer has got to and hands it over; false: the
-// consumer has left.
-func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) bool {
+// accept takes note of where the answer has got to and hands it over, unless ctx
+// ends first.
+func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) error {
 	if resp.Revision != 0 {
 		f.revision = resp.Revision
 	}
@@ -176,21 +176,18 @@ func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) bool {
 		}
 		f.remaining -= min(uint64(n), f.remaining)
 	}
-	return f.hand(ctx, fetched{
+	page := fetched{
 		kvs:       resp.Kvs,
 		count:     resp.Count,
 		more:      resp.More,
 		revision:  f.revision,
 		staleness: time.Duration(resp.Header.GetStalenessMs()) * time.Millisecond,
-	})
-}
-
-func (f *fetch) hand(ctx context.Context, p fetched) bool {
+	}
 	select {
-	case f.pages <- p:
-		return true
+	case f.pages <- page:
+		return nil
 	case <-ctx.Done():
-		return false
+		return ctx.Err()
 	}
 }
 

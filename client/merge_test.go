@@ -31,11 +31,11 @@ func shardsOfPages(rng *rand.Rand, keys []string, reverse bool, more bool) *scan
 			kvs = kvs[n:]
 		}
 		pages = append(pages, fetched{more: more && i == 0, revision: uint64(10 + i)})
-		src := &source{shard: &shard{id: uint32(i + 1)}, pages: make(chan fetched, len(pages))}
+		src := &source{shard: &shard{id: uint32(i + 1)}, fetch: &fetch{pages: make(chan fetched, len(pages))}}
 		for _, p := range pages {
-			src.pages <- p
+			src.fetch.pages <- p
 		}
-		close(src.pages)
+		close(src.fetch.pages)
 		s.sources = append(s.sources, src)
 	}
 	return s
@@ -90,8 +90,8 @@ func TestMerge(t *testing.T) {
 // that may not be the next.
 func TestMergeFails(t *testing.T) {
 	s := shardsOfPages(seeded.Rand(t), []string{"a", "b"}, false, false)
-	broken := &source{shard: &shard{id: 9}, pages: make(chan fetched, 1)}
-	broken.pages <- fetched{err: ErrCompacted}
+	broken := &source{shard: &shard{id: 9}, fetch: &fetch{pages: make(chan fetched), err: ErrCompacted}}
+	close(broken.fetch.pages)
 	s.sources = append(s.sources, broken)
 	if kv, err := s.next(); kv != nil || !errors.Is(err, ErrCompacted) {
 		t.Errorf("%v, %v", kv, err)

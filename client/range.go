@@ -112,7 +112,7 @@ type scan struct {
 // source is one shard's part of a scan.
 type source struct {
 	shard    *shard
-	pages    chan fetched
+	fetch    *fetch
 	kvs      []*kvdpb.KeyValue // what is left of the current page; the first is the head
 	revision uint64
 	more     bool
@@ -160,7 +160,7 @@ func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32
 		if rev := revisions[sh.id]; rev != 0 {
 			f.revision = rev
 		}
-		s.sources = append(s.sources, &source{shard: sh, pages: f.pages, revision: f.revision})
+		s.sources = append(s.sources, &source{shard: sh, fetch: f, revision: f.revision})
 		s.fetches.Go(func() { f.run(ctx) })
 	}
 	return s, nil
@@ -226,12 +226,9 @@ func (s *scan) catchUp() error {
 // fill waits until the source has a key or has ended.
 func (s *scan) fill(src *source) error {
 	for len(src.kvs) == 0 {
-		p, ok := <-src.pages
+		p, ok := <-src.fetch.pages
 		if !ok {
-			return nil
-		}
-		if p.err != nil {
-			return p.err
+			return src.fetch.err
 		}
 		src.kvs, src.revision = p.kvs, p.revision
 		src.more = src.more || p.more
