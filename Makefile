@@ -63,6 +63,7 @@ lint: ## check formatting, vet and the linters
 	go vet ./...
 	@scripts/tools.sh lint
 	$(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/golangci-lint run --build-tags faults ./cmd/kvd
 
 .PHONY: clean
 clean: ## remove what was built (data stays)

@@ -66,10 +66,16 @@ func serve(ctx context.Context, configs []server.Config, running func()) error {
 	// Once the first signal has come, the next one has its default effect.
 	context.AfterFunc(ctx, stop)
 
+	faults, err := injectFaults(configs)
+	if err != nil {
+		return err
+	}
+	defer faults.close()
 	nodes, err := openAll(ctx, configs)
 	if err != nil {
 		return errors.Join(err, closeAll(nodes))
 	}
+	faults.control(nodes)
 	if running != nil {
 		awaitReady(ctx, nodes)
 		running()

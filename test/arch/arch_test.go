@@ -92,6 +92,24 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// injection is the build tag of a kvd that can be broken on purpose.
+const injection = "//go:build faults"
+
+// TestNothingOfTestIsShipped: only what is built for the fault suites imports
+// anything of test.
+func TestNothingOfTestIsShipped(t *testing.T) {
+	for _, f := range sources(t, parser.ImportsOnly|parser.ParseComments) {
+		if f.test || under(f.dir, "test") || len(f.ast.Comments) > 0 && f.ast.Comments[0].List[0].Text == injection {
+			continue
+		}
+		for _, spec := range f.ast.Imports {
+			if path, _ := strconv.Unquote(spec.Path.Value); under(path, module+"test") {
+				t.Errorf("%s imports %s: tests stay out of what is shipped (or %s)", f.path, path, injection)
+			}
+		}
+	}
+}
+
 func TestDeterminism(t *testing.T) {
 	for _, f := range sources(t, parser.SkipObjectResolution) {
 		if f.test || !isDeterministic(f.dir) {

@@ -1,37 +1,60 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 )
 
-// built is the directory that build has made; "" before.
-var built string
+// programs are what is built from the tree, by build tag.
+var programs = map[string][]string{"": {"kvd", "kvctl"}, faultsTag: {"kvd"}}
 
-var build = sync.OnceValues(func() (string, error) {
+// builds are the directories of what has been built, by build tag.
+var (
+	buildMu sync.Mutex
+	builds  = map[string]string{}
+)
+
+// buildTimeout leaves time to compile everything, on a busy machine.
+const buildTimeout = 10 * time.Minute
+
+func build(tag string) (string, error) {
+	buildMu.Lock()
+	defer buildMu.Unlock()
+	if dir := builds[tag]; dir != "" {
+		return dir, nil
+	}
 	dir, err := os.MkdirTemp("", "kvd-test-bin-")
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("make directory of programs: %w", err)
 	}
-	built = dir
-	for _, name := range []string{"kvd", "kvctl"} {
-		out, err := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/kvd-io/kvd/cmd/"+name).CombinedOutput()
+	builds[tag] = dir
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
+	defer cancel()
+	for _, name := range programs[tag] {
+		out, err := exec.CommandContext(ctx, "go", "build", "-tags", tag, "-o", filepath.Join(dir, name), "github.com/kvd-io/kvd/cmd/"+name).CombinedOutput()
 		if err != nil {
 			return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
 		}
 	}
 	return dir, nil
-})
+}
 
 // Build returns the path of a kvd built from the tree, once per test process;
 // kvctl lies beside it. Run removes them.
 func Build(t testing.TB) string {
 	t.Helper()
-	dir, err := build()
+	return buildKvd(t, "")
+}
+
+func buildKvd(t testing.TB, tag string) string {
+	t.Helper()
+	dir, err := build(tag)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,8 +65,8 @@ func Build(t testing.TB) string {
 // of a TestMain.
 func Run(m *testing.M) int {
 	code := m.Run()
-	if built != "" {
-		_ = os.RemoveAll(built) // only a temporary directory
+	for _, dir := range builds {
+		_ = os.RemoveAll(dir) // only a temporary directory
 	}
 	return code
 }

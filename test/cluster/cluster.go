@@ -37,6 +37,8 @@ type Options struct {
 	Env []string
 	// Dir holds the data directories and logs; default t.TempDir().
 	Dir string
+	// Faults lets them in; nil: the nodes are what is shipped.
+	Faults *Faults
 }
 
 // Cluster is a set of kvd processes. Its methods may be called concurrently
@@ -56,6 +58,11 @@ type Node struct {
 	HTTPAddr   string
 	DataDir    string
 	LogFile    string
+	// Dials are addresses of peers, and those that the node dials instead.
+	// They need Options.Faults.
+	Dials map[string]string
+
+	clockFile, controlAddr string // of Faults
 
 	mu   sync.Mutex // guards cmd, done
 	cmd  *exec.Cmd
@@ -86,18 +93,34 @@ func New(t testing.TB, o Options) *Cluster {
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
-	c := &Cluster{t: t, options: o, binary: Build(t)}
-	ports := freePorts(t, 3*o.Nodes)
+	tag := ""
+	if o.Faults != nil {
+		tag = faultsTag
+	}
+	c := &Cluster{t: t, options: o, binary: buildKvd(t, tag)}
+	const portsPerNode = 4
+	ports := freePorts(t, portsPerNode*o.Nodes)
 	for i := range o.Nodes {
-		name := fmt.Sprintf("n%d", i+1)
+		name, port := fmt.Sprintf("n%d", i+1), ports[portsPerNode*i:]
 		c.nodes = append(c.nodes, &Node{
-			Name:       name,
-			ClientAddr: ports[3*i],
-			PeerAddr:   ports[3*i+1],
-			HTTPAddr:   ports[3*i+2],
-			DataDir:    filepath.Join(o.Dir, name),
-			LogFile:    filepath.Join(o.Dir, name+".log"),
+			Name:        name,
+			ClientAddr:  port[0],
+			PeerAddr:    port[1],
+			HTTPAddr:    port[2],
+			DataDir:     filepath.Join(o.Dir, name),
+			LogFile:     filepath.Join(o.Dir, name+".log"),
+			Dials:       map[string]string{},
+			clockFile:   filepath.Join(o.Dir, name+".clock"),
+			controlAddr: port[3],
 		})
+	}
+	for i := range c.nodes {
+		if o.Faults == nil {
+			break
+		}
+		if err := c.SkewClock(i, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(c.cleanup)
 	return c
@@ -157,6 +180,9 @@ func (c *Cluster) Command(i int, extra ...string) *exec.Cmd {
 	args = append(args, extra...)
 	cmd := exec.CommandContext(context.WithoutCancel(c.t.Context()), c.binary, args...)
 	cmd.Env = append(os.Environ(), c.options.Env...)
+	if c.options.Faults != nil {
+		cmd.Env = append(cmd.Env, n.env(c.options.Faults)...)
+	}
 	// The node must not outlive a test binary that is killed.
 	cmd.SysProcAttr = dieWithParent()
 	return cmd
@@ -209,10 +235,26 @@ func (c *Cluster) Pause(i int) { c.t.Helper(); c.signal(i, syscall.SIGSTOP) }
 // Resume lets a paused node go on (SIGCONT).
 func (c *Cluster) Resume(i int) { c.t.Helper(); c.signal(i, syscall.SIGCONT) }
 
+// Terminate asks node i to stop (SIGTERM), as Stop does, without waiting.
+func (c *Cluster) Terminate(i int) { c.t.Helper(); c.signal(i, syscall.SIGTERM) }
+
 // WaitExit waits for node i to end by itself and returns its exit error.
 func (c *Cluster) WaitExit(i int) error {
 	c.t.Helper()
 	return c.wait(i)
+}
+
+// Exited tells whether node i, which was started, has ended by itself, and with
+// which exit error. If so it can be started again.
+func (c *Cluster) Exited(i int) (ended bool, err error) {
+	n := c.nodes[i]
+	select {
+	case err := <-n.exit():
+		n.exited(err)
+		return true, err
+	default:
+		return false, nil
+	}
 }
 
 // Running tells whether node i has been started and not yet been reaped.
@@ -342,12 +384,18 @@ func tail(s string, most int) string {
 	return "... " + s[len(s)-most:]
 }
 
-// freePorts returns n loopback addresses that were free just now.
+// freePorts returns n loopback addresses that were free just now, on a host of
+// their own if the system has such: nobody else takes them while a node is down.
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
+	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 	var addrs []string
 	for range n {
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", host+":0")
+		if err != nil && addrs == nil {
+			host = "127.0.0.1"
+			l, err = new(net.ListenConfig).Listen(t.Context(), "tcp", host+":0")
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
