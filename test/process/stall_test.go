@@ -1,80 +1,42 @@
 package process
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/test/cluster"
+	"github.com/kvd-io/kvd/test/disk"
 )
-
-// command runs a tool of the system.
-func command(name string, args ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), startWait)
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out))
-	}
-	return nil
-}
-
-// disk is a file system of a node's own, which can be frozen: every write waits.
-type disk struct{ dir string }
-
-func newDisk(t *testing.T, dir, name string) *disk {
-	t.Helper()
-	d, image := &disk{filepath.Join(dir, name)}, filepath.Join(dir, name+".img")
-	err := os.Mkdir(d.dir, 0o700)
-	if err == nil {
-		err = os.WriteFile(image, nil, 0o600)
-	}
-	if err == nil {
-		err = os.Truncate(image, 512<<20)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = command("mkfs.ext4", "-q", "-F", image); err == nil {
-		err = command("mount", "-o", "loop", image, d.dir)
-	}
-	if err != nil {
-		t.Skipf("needs a file system that it can freeze: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := command("umount", "-l", d.dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return d
-}
-
-func (d *disk) freeze() error { return command("fsfreeze", "-f", d.dir) }
-func (d *disk) thaw() error   { return command("fsfreeze", "-u", d.dir) }
 
 // TestStallingDisk freezes the disk of a leader. Raft's heartbeats need no disk
 // and would keep it leader for ever; another must take over, and once the disk
 // works again the node comes back with nothing lost.
 func TestStallingDisk(t *testing.T) {
 	t.Parallel()
-	if runtime.GOOS != "linux" {
-		t.Skip("freezes a file system, which this test can on Linux alone")
-	}
 	dir := t.TempDir()
-	disks := make([]*disk, 3)
+	disks := make([]*disk.Disk, 3)
 	for i := range disks {
-		disks[i] = newDisk(t, dir, fmt.Sprintf("disk%d", i+1))
+		var err error
+		if disks[i], err = disk.New(dir, fmt.Sprintf("disk%d", i+1), 512<<20); errors.Is(err, disk.ErrUnsupported) {
+			t.Skipf("no disk can stall here: %v", err)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := disks[i].Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	c := cluster.New(t, cluster.Options{Shards: 1})
 	for i, d := range disks {
-		c.Node(i).DataDir = filepath.Join(d.dir, "data")
+		c.Node(i).DataDir = filepath.Join(d.Dir(), "data")
 		c.StartNode(i)
 	}
 	c.WaitHealthy(startWait)
@@ -99,11 +61,11 @@ func TestStallingDisk(t *testing.T) {
 		t.Fatalf("shard %d has no leader", home)
 	}
 
-	if err := disks[stalled].freeze(); err != nil {
-		t.Skipf("cannot freeze a file system: %v", err)
+	if err := disks[stalled].Freeze(); err != nil {
+		t.Fatal(err)
 	}
 	thaw := sync.OnceFunc(func() {
-		if err := disks[stalled].thaw(); err != nil {
+		if err := disks[stalled].Thaw(); err != nil {
 			t.Error(err)
 		}
 	})
