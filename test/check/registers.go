@@ -4,6 +4,7 @@ package check
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,31 +13,33 @@ import (
 	"github.com/kvd-io/kvd/test/history"
 )
 
-// Registers checks that the operations on each key are linearizable: a register
-// with compare-and-set on its revision, whose revisions rise. An answer that
-// does not come within limit of one key's check is an error, too.
+// Registers checks that the operations on the keys of each tag are
+// linearizable: registers with compare-and-set on their revisions, which rise
+// within a tag, and ranges over all of them. An answer that does not come
+// within limit of one tag's check is an error, too.
 func Registers(ops []history.Op, limit time.Duration) error {
-	byKey := make(map[string][]porcupine.Operation)
-	var keys []string // in order of appearance
+	byTag := make(map[string][]porcupine.Operation)
+	var tags []string // in order of appearance
 	for _, op := range ops {
-		if byKey[op.Key] == nil {
-			keys = append(keys, op.Key)
+		tag := op.Tag()
+		if byTag[tag] == nil {
+			tags = append(tags, tag)
 		}
 		end := int64(op.Return)
 		if op.Outcome == history.Unknown {
 			end = math.MaxInt64
 		}
-		byKey[op.Key] = append(byKey[op.Key], porcupine.Operation{
+		byTag[tag] = append(byTag[tag], porcupine.Operation{
 			ClientId: op.Client, Input: op, Call: int64(op.Call), Return: end,
 		})
 	}
-	for _, key := range keys {
-		switch result := porcupine.CheckOperationsTimeout(registerModel, byKey[key], limit); result {
+	for _, tag := range tags {
+		switch result := porcupine.CheckOperationsTimeout(registersModel, byTag[tag], limit); result {
 		case porcupine.Ok:
 		case porcupine.Illegal:
-			return fmt.Errorf("the operations on %s are not linearizable:\n%s", key, list(byKey[key]))
+			return fmt.Errorf("the operations on %s are not linearizable:\n%s", tag, list(byTag[tag]))
 		default:
-			return fmt.Errorf("the %d operations on %s were not judged within %v", len(byKey[key]), key, limit)
+			return fmt.Errorf("the %d operations on %s were not judged within %v", len(byTag[tag]), tag, limit)
 		}
 	}
 	return nil
@@ -50,21 +53,104 @@ func list(ops []porcupine.Operation) string {
 	return b.String()
 }
 
+// registers is the state of a tag. States are never changed: each step makes a
+// new one.
+type registers struct {
+	last uint64     // highest revision of a write that is known
+	keys []register // in the order of the keys; those that were never written are left out
+}
+
 // register is the state of one key. After a write whose outcome is not known
 // its revision is not either, until somebody reads it.
 type register struct {
+	key      string
 	found    bool
 	value    string
 	revision uint64 // 0: not known, or no such key
 	last     uint64 // highest revision that is known; later ones are above
 }
 
-var registerModel = porcupine.Model{
-	Init: func() any { return register{} },
-	Step: func(state, input, _ any) (bool, any) { return step(state.(register), input.(history.Op)) },
+var registersModel = porcupine.Model{
+	Init: func() any { return registers{} },
+	Step: func(state, input, _ any) (bool, any) {
+		s, op := state.(registers), input.(history.Op)
+		if op.Kind == history.Range {
+			return s.scan(op.Pairs)
+		}
+		return s.step(op)
+	},
+	Equal: func(a, b any) bool {
+		x, y := a.(registers), b.(registers)
+		return x.last == y.last && slices.Equal(x.keys, y.keys)
+	},
 }
 
-func step(s register, op history.Op) (bool, any) {
+func (s registers) find(key string) (int, bool) {
+	return slices.BinarySearchFunc(s.keys, key, func(r register, key string) int { return strings.Compare(r.key, key) })
+}
+
+// with is the state with another register.
+func (s registers) with(r register) registers {
+	i, ok := s.find(r.key)
+	if ok && s.keys[i] == r {
+		return s
+	}
+	keys := slices.Clone(s.keys)
+	if ok {
+		keys[i] = r
+	} else {
+		keys = slices.Insert(keys, i, r)
+	}
+	return registers{last: s.last, keys: keys}
+}
+
+// step executes an operation on one key, and reports whether it could end as it
+// did.
+func (s registers) step(op history.Op) (bool, registers) {
+	r := register{key: op.Key}
+	if i, ok := s.find(op.Key); ok {
+		r = s.keys[i]
+	}
+	ok, r := r.step(op)
+	if !ok {
+		return false, s
+	}
+	wrote := op.Outcome == history.Done && (op.Kind == history.Put || op.Kind == history.Delete && op.Found)
+	if wrote && op.Revision <= s.last {
+		return false, s
+	}
+	if s = s.with(r); wrote {
+		s.last = op.Revision
+	}
+	return true, s
+}
+
+// scan reads all keys.
+func (s registers) scan(pairs []history.Pair) (bool, registers) {
+	live := 0
+	for _, r := range s.keys {
+		if r.found {
+			live++
+		}
+	}
+	if live != len(pairs) {
+		return false, s
+	}
+	for _, p := range pairs {
+		i, ok := s.find(p.Key)
+		if !ok {
+			return false, s
+		}
+		r := s.keys[i]
+		if !r.found || r.value != p.Value || !r.learn(p.Revision) {
+			return false, s
+		}
+		s = s.with(r)
+	}
+	return true, s
+}
+
+func (s register) step(op history.Op) (bool, register) {
 	// holds tells whether a write's condition is met. One that names a revision
 	// was told of it by an operation that the state has seen.
 	holds := !op.Conditional || (op.IfRevision == 0 && !s.found) || (op.IfRevision != 0 && s.revision == op.IfRevision)

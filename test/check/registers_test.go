@@ -71,3 +71,41 @@ func TestRegisters(t *testing.T) {
 		}
 	}
 }
+
+func keyed(key string, op history.Op) history.Op { op.Key = key; return op }
+
+func scan(pairs ...history.Pair) history.Op { return history.Op{Kind: history.Range, Pairs: pairs} }
+
+// TestRanges: a range is of one instant over the keys of its tag.
+func TestRanges(t *testing.T) {
+	const a, b = "{t}a", "{t}b"
+	over := func(call, end time.Duration, op history.Op) history.Op { return keyed("{t}", at(call, end, op)) }
+	on := func(key string, call, end time.Duration, op history.Op) history.Op {
+		return keyed(key, at(call, end, op))
+	}
+	a5, a7, b6 := history.Pair{Key: a, Value: "a", Revision: 5}, history.Pair{Key: a, Value: "c", Revision: 7}, history.Pair{Key: b, Value: "b", Revision: 6}
+	cases := []struct {
+		name string
+		bad  bool
+		ops  []history.Op
+	}{
+		{"all that was written", false, []history.Op{on(a, 0, 1, put("a", 5)), on(b, 2, 3, put("b", 6)), over(4, 5, scan(a5, b6))}},
+		{"a write is missing", true, []history.Op{on(a, 0, 1, put("a", 5)), on(b, 2, 3, put("b", 6)), over(4, 5, scan(b6))}},
+		{"nothing is there", true, []history.Op{on(a, 0, 1, put("a", 5)), over(4, 5, scan())}},
+		{"what nobody wrote", true, []history.Op{over(4, 5, scan(a5))}},
+		{"a later write without an earlier one", true, []history.Op{
+			on(a, 0, 9, put("a", 5)), on(b, 2, 3, put("b", 6)), on(a, 4, 5, get("a", 5)), over(6, 7, scan(b6)),
+		}},
+		{"between two writes", false, []history.Op{on(a, 0, 9, put("a", 5)), on(b, 0, 9, put("b", 6)), over(3, 4, scan(a5)), over(5, 6, scan(a5, b6))}},
+		{"two orders of two writes", true, []history.Op{on(a, 0, 9, put("a", 5)), on(b, 0, 9, put("b", 6)), over(3, 4, scan(a5)), over(3, 4, scan(b6))}},
+		{"revisions of a tag against its order", true, []history.Op{on(b, 0, 1, put("b", 6)), on(a, 2, 3, put("a", 5))}},
+		{"a revision that is learned from a range", true, []history.Op{
+			on(a, 0, 1, ended(put("c", 0), history.Unknown)), over(2, 3, scan(a7)), on(a, 4, 5, get("c", 8)),
+		}},
+	}
+	for _, c := range cases {
+		if err := Registers(c.ops, time.Minute); (err != nil) != c.bad {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,27 +21,35 @@ const (
 	Get Kind = iota
 	Put
 	Delete
+	Range
 )
 
-func (k Kind) String() string { return [...]string{"get", "put", "delete"}[k] }
+func (k Kind) String() string { return [...]string{"get", "put", "delete", "range"}[k] }
 
-// Outcome is how an operation ended.
+// Outcome is how an operation or a transaction ended.
 type Outcome uint8
 
-// Outcomes. What certainly was not executed is not recorded at all.
+// Outcomes. An operation that certainly was not executed is not recorded at all.
 const (
 	Done    Outcome = iota
-	Refused         // its condition was not met
+	Refused         // of an operation: its condition was not met
 	Unknown         // it may be executed, once, at any time after its call
+	Failed          // of a transaction: it certainly was not executed, and never will be
 )
 
-func (o Outcome) String() string { return [...]string{"done", "refused", "unknown"}[o] }
+func (o Outcome) String() string { return [...]string{"done", "refused", "unknown", "failed"}[o] }
 
-// Op is one operation on one key.
+// Pair is a key that a range found.
+type Pair struct {
+	Key, Value string
+	Revision   uint64
+}
+
+// Op is one operation on one key, or on all keys of a tag.
 type Op struct {
 	Client int
 	Kind   Kind
-	Key    string
+	Key    string // of a range: the tag, in its braces
 	Value  string // written, or read
 	// Conditional writes are executed if the key's revision is IfRevision, 0: if
 	// there is no such key.
@@ -52,8 +61,18 @@ type Op struct {
 	// Revision of the write; of the version read; of the version that was there
 	// instead, if refused (0: none).
 	Revision uint64
+	Pairs    []Pair // of a range: what is there, in order
 
 	Call, Return time.Duration // since the recorder was made; Return of Unknown says nothing
+}
+
+// Tag is what keys have in common that are on one shard for sure: what is in
+// the key's braces, with them. A key without is a tag of its own.
+func (o Op) Tag() string {
+	if i := strings.IndexByte(o.Key, '}'); i >= 0 {
+		return o.Key[:i+1]
+	}
+	return o.Key
 }
 
 func (o Op) String() string {
@@ -64,39 +83,54 @@ func (o Op) String() string {
 	if o.Conditional {
 		s += fmt.Sprintf(" if %d", o.IfRevision)
 	}
+	if o.Kind == Range {
+		return s + fmt.Sprintf(": %v", o.Pairs)
+	}
 	return s + fmt.Sprintf(": %v, found %v, revision %d", o.Outcome, o.Found, o.Revision)
 }
 
-// Recorder collects the operations of one run.
+// Recorder collects the operations and transactions of one run.
 type Recorder struct {
-	start time.Time
+	start time.Time // set by Start, before anything is recorded
 
-	mu  sync.Mutex // guards ops
-	ops []Op
+	mu   sync.Mutex // guards ops and txns
+	ops  []Op
+	txns []Txn
 }
 
-// NewRecorder returns an empty recorder.
-func NewRecorder() *Recorder { return &Recorder{start: time.Now()} }
+// NewRecorder returns an empty recorder that has been started.
+func NewRecorder() *Recorder {
+	r := new(Recorder)
+	r.Start()
+	return r
+}
 
-// Ops returns what has been recorded, in the order in which it ended.
+// Start sets the time that all others are counted from. It comes before
+// anything is recorded.
+func (r *Recorder) Start() { r.start = time.Now() }
+
+// Ops returns the operations that have been recorded, in the order in which it ended.
 func (r *Recorder) Ops() []Op {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]Op(nil), r.ops...)
 }
 
-// Do executes op, of which the fields before Outcome are set, and records it
-// with what came of it.
-func (r *Recorder) Do(ctx context.Context, cl *client.Client, op Op) Op {
-	op.Call = time.Since(r.start)
+// Now is the time since the recorder was made.
+func (r *Recorder) Now() time.Duration { return time.Since(r.start) }
+
+// Do executes op, of which the fields before Outcome are set, and returns and
+// records it with what came of it; false: nothing did, for sure.
+func (r *Recorder) Do(ctx context.Context, cl *client.Client, op Op) (Op, bool) {
+	op.Call = r.Now()
 	executed := execute(ctx, cl, &op)
-	op.Return = time.Since(r.start)
+	op.Return = r.Now()
 	if executed {
 		r.mu.Lock()
 		r.ops = append(r.ops, op)
 		r.mu.Unlock()
 	}
-	return op
+	return op, executed
 }
 
 // execute reports whether the operation may have had an effect, or has told
@@ -109,6 +143,13 @@ func execute(ctx context.Context, cl *client.Client, op *Op) bool {
 		kv, err = cl.Get(ctx, op.Key)
 		op.Found, op.Value, op.Revision = err == nil, string(kv.Value), kv.ModRevision
 		return err == nil || errors.Is(err, client.ErrNotFound)
+	case Range:
+		for kv, e := range cl.Range(ctx, client.Prefix(op.Key)) {
+			if err = e; err == nil {
+				op.Pairs = append(op.Pairs, Pair{kv.Key, string(kv.Value), kv.ModRevision})
+			}
+		}
+		return err == nil
 	case Put:
 		var opts []client.PutOption
 		if op.Conditional {

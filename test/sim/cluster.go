@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -22,6 +24,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/wire"
 	"github.com/kvd-io/kvd/server"
@@ -47,8 +50,9 @@ const wallSkew = 26 * 365 * 24 * time.Hour
 // Config of a cluster. The zero value has three nodes and two shards.
 type Config struct {
 	Nodes, Shards int
-	Dir           string // of the data; default: a temporary one
-	Log           bool   // print the nodes' logs
+	Dir           string        // of the data; default: a temporary one
+	Log           bool          // print the nodes' logs; else they are in files beside the data
+	Latency       time.Duration // of every link
 	// Retention of the shards; default: the nodes' own.
 	Retention shard.Retention
 	// MemtableBytes: what a shard applies before it writes a checkpoint.
@@ -65,6 +69,9 @@ type Cluster struct {
 	nodes      map[string]*server.Node
 	disks      map[string]*faultfs.FS
 	registries map[string]*prometheus.Registry
+
+	clients map[string]*client.Client // by host
+	logs    map[string]*os.File
 
 	mu    sync.Mutex // guards conns
 	conns map[string]*grpc.ClientConn
@@ -86,13 +93,15 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	c := &Cluster{
 		t: t, cfg: cfg, Net: memnet.New(),
 		peers: map[string]string{}, nodes: map[string]*server.Node{}, disks: map[string]*faultfs.FS{}, registries: map[string]*prometheus.Registry{}, conns: map[string]*grpc.ClientConn{},
-		walls: map[string]*atomic.Int64{},
+		walls: map[string]*atomic.Int64{}, clients: map[string]*client.Client{}, logs: map[string]*os.File{},
 	}
+	c.Net.SetDefaultLatency(cfg.Latency)
 	for i := range cfg.Nodes {
 		name := fmt.Sprintf("n%d", i+1)
 		c.peers[name] = net.JoinHostPort(name, PeerPort)
 		c.walls[name] = new(atomic.Int64)
 		c.walls[name].Store(int64(wallSkew))
+		c.openLog(name)
 	}
 	for _, name := range c.Names() {
 		c.StartNode(name)
@@ -108,10 +117,11 @@ func (c *Cluster) Names() []string { return slices.Sorted(maps.Keys(c.peers)) }
 func (c *Cluster) StartNode(name string) {
 	c.t.Helper()
 	host := c.Net.Host(name)
-	log := slog.New(slog.DiscardHandler)
+	var output io.Writer = c.logs[name]
 	if c.cfg.Log {
-		log = slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("host", name)
+		output = c.t.Output()
 	}
+	log := slog.New(slog.NewTextHandler(output, nil)).With("host", name)
 	wall := c.walls[name]
 	c.disks[name], c.registries[name] = faultfs.New(), prometheus.NewRegistry()
 	n, err := server.Open(c.t.Context(), server.Config{
@@ -129,6 +139,30 @@ func (c *Cluster) StartNode(name string) {
 		c.t.Fatalf("open %s: %v", name, err)
 	}
 	c.nodes[name] = n
+}
+
+func (c *Cluster) openLog(name string) {
+	file, err := os.Create(filepath.Join(c.cfg.Dir, name+".log"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.logs[name] = file
+}
+
+// Connect returns a client on a host of its own, closed with the cluster. cfg
+// lacks endpoints and the network.
+func (c *Cluster) Connect(host string, cfg client.Config) *client.Client {
+	c.t.Helper()
+	cfg.Dial = c.Net.Host(host).Dial
+	for _, name := range c.Names() {
+		cfg.Endpoints = append(cfg.Endpoints, net.JoinHostPort(name, ClientPort))
+	}
+	cl, err := client.New(cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.clients[host] = cl
+	return cl
 }
 
 // JumpWall moves a node's wall clock by d, which may be negative.
@@ -164,11 +198,19 @@ func (c *Cluster) Crash(name string) {
 
 // Close stops what runs.
 func (c *Cluster) Close() {
+	for _, cl := range c.clients {
+		if err := cl.Close(); err != nil {
+			c.t.Errorf("close client: %v", err)
+		}
+	}
 	for _, conn := range c.conns {
 		_ = conn.Close()
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.nodes)) {
 		c.StopNode(name)
+	}
+	for _, file := range c.logs {
+		_ = file.Close()
 	}
 }
 

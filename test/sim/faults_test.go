@@ -3,9 +3,11 @@ package sim
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
-	"net"
-	"strconv"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,9 +16,11 @@ import (
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/test/check"
+	"github.com/kvd-io/kvd/test/evidence"
 	"github.com/kvd-io/kvd/test/history"
 	"github.com/kvd-io/kvd/test/schedule"
 	"github.com/kvd-io/kvd/test/seeded"
+	"github.com/kvd-io/kvd/test/workload"
 )
 
 // memtableBytes has checkpoints, and cuts of the log, come often.
@@ -28,244 +32,184 @@ var shortMemory = shard.Retention{
 	Dedupe: 10 * time.Minute, DedupeRecords: 1 << 16, History: time.Minute,
 }
 
-// register checks one key that a single writer counts up: a read sees at least
-// what was acknowledged, and what any read saw, before it began.
-type register struct {
-	mu    sync.Mutex // guards what follows
-	next  int
-	least int // no later read may see less
-	reads int
-}
-
-func (r *register) draw() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.next++
-	return r.next
-}
-
-func (r *register) bound() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.least
-}
-
-func (r *register) saw(n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.least = max(r.least, n)
-}
-
-// traffic writes and reads keys until the context ends.
-type traffic struct {
-	c    *Cluster
-	keys []register
-}
-
-func (f *traffic) write(ctx context.Context) {
-	for i := 0; ctx.Err() == nil; i++ {
-		k := i % len(f.keys)
-		n := f.keys[k].draw()
-		callCtx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		err := f.c.Put(callCtx, f.c.Names(), fmt.Sprintf("count%d", k), strconv.Itoa(n))
-		cancel()
-		if err == nil {
-			f.keys[k].saw(n)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-func (f *traffic) read(ctx context.Context, t *testing.T, pause time.Duration) {
-	for i := 0; ctx.Err() == nil; i++ {
-		k := i % len(f.keys)
-		least := f.keys[k].bound()
-		callCtx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		value, err := f.c.Get(callCtx, f.c.Names(), fmt.Sprintf("count%d", k))
-		cancel()
-		if err == nil {
-			got, _ := strconv.Atoi(value)
-			if got < least {
-				t.Errorf("count%d was read as %d after %d was acknowledged or read", k, got, least)
-			}
-			f.keys[k].saw(got)
-			f.keys[k].mu.Lock()
-			f.keys[k].reads++
-			f.keys[k].mu.Unlock()
-		}
-		time.Sleep(pause)
-	}
-}
-
-// Sizes of TestFaults.
+// Sizes of TestFaults, in virtual time unless it says otherwise.
 const (
-	faultSteps = 24
-	workers    = 6
-	keys       = 5
-	// epoch is how long a key is in use: short histories are cheap to judge.
-	epoch      = 20 * time.Second
-	callWait   = 3 * time.Second
-	longest    = 100 * time.Millisecond // between two calls of a worker
-	judgeLimit = time.Minute            // of one key, in real time
+	defaultTime = 2 * time.Hour
+	shortTime   = 10 * time.Minute
+	life        = 20 * time.Minute // of one cluster
+	workers     = 6
+	recoverWait = time.Minute // until all is well again, once faults are over
+	judgeLimit  = time.Minute // of one tag, in real time
 )
 
-// TestFaults lets minutes pass in which links break, one way and both, nodes
-// crash, restart, and stay away until the log has gone on without them, and
-// clocks jump, while clients work on a few keys. What they saw is linearizable.
+// TestFaults lets hours pass in which links break, one way and both, nodes
+// crash, restart, lose their disks, and stay away until the log has gone on
+// without them, and clocks jump, all at once, while clients work on a few keys.
+// What they saw is linearizable, and all replicas end with the same data.
+//
+// VIRTUAL is how long in all (default 2h), DURATION how long in real time
+// instead. With SEED the one life that it was printed for is lived again.
 func TestFaults(t *testing.T) {
-	seed := seeded.Seed(t)
-	steps := schedule.Draw(rand.New(rand.NewPCG(seed, 1)), 3, faultSteps)
-	began := time.Now()
-	rec := new(history.Recorder)
-	synctest.Test(t, func(t *testing.T) {
-		start := time.Now()
-		rec = history.NewRecorder()
-		c := Start(t, Config{Shards: 4, Retention: shortMemory, MemtableBytes: memtableBytes})
-		defer c.Close()
-		c.WaitReady(20*time.Second, c.Names()...)
-		ctx, cancel := context.WithCancel(t.Context())
-		var all sync.WaitGroup
-		for i := range workers {
-			cl := connect(t, c, i)
-			defer closeClient(t, cl)
-			rng := rand.New(rand.NewPCG(seed, uint64(2+i)))
-			all.Go(func() { work(ctx, rec, cl, i, rng) })
+	total, real := span(t, "VIRTUAL"), span(t, "DURATION")
+	if total == 0 {
+		total = defaultTime
+		if testing.Short() || raceEnabled {
+			total = shortTime
 		}
-		for _, s := range steps {
-			t.Log(s)
-			c.Play(s)
-		}
-		c.WaitReady(30*time.Second, c.Names()...)
-		cancel()
-		all.Wait()
-		readAll(t, rec, c)
-		t.Logf("%s of virtual time", time.Since(start))
-	})
-	ops := rec.Ops()
-	count := make(map[history.Outcome]int)
-	for _, op := range ops {
-		count[op.Outcome]++
 	}
-	t.Logf("%s of real time; operations by outcome: %v", time.Since(began), count)
+	began := time.Now()
+	sum := newTally()
+	t.Cleanup(func() { t.Log(sum) })
+	if os.Getenv("SEED") != "" {
+		live(t, seeded.Seed(t), sum)
+		return
+	}
+	for i := 0; real > 0 || time.Duration(i)*life < total; i++ {
+		if real > 0 && time.Since(began) > real {
+			break
+		}
+		t.Run(fmt.Sprintf("life %d", i+1), func(t *testing.T) {
+			t.Parallel()
+			if real > 0 && time.Since(began) > real {
+				t.Skip("time is up")
+			}
+			live(t, seeded.Seed(t), sum)
+		})
+	}
+}
+
+// span reads a duration from the environment; 0: it is not there.
+func span(t *testing.T, name string) time.Duration {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return d
+}
+
+// tally is what many lives add up to.
+type tally struct {
+	mu         sync.Mutex // guards what follows
+	time       time.Duration
+	lives      int
+	outcomes   map[history.Outcome]int
+	faults     map[schedule.Fault]int
+	violations int
+}
+
+func newTally() *tally {
+	return &tally{outcomes: map[history.Outcome]int{}, faults: map[schedule.Fault]int{}}
+}
+
+func (s *tally) add(took time.Duration, ops []history.Op, faults map[schedule.Fault]int, failed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.time += took
+	s.lives++
+	for _, op := range ops {
+		s.outcomes[op.Outcome]++
+	}
+	for fault, n := range faults {
+		s.faults[fault] += n
+	}
+	if failed {
+		s.violations++
+	}
+}
+
+func (s *tally) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ops := 0
+	var outcomes, faults []string
+	for _, o := range slices.Sorted(maps.Keys(s.outcomes)) {
+		ops += s.outcomes[o]
+		outcomes = append(outcomes, fmt.Sprintf("%d %v", s.outcomes[o], o))
+	}
+	for _, f := range slices.Sorted(maps.Keys(s.faults)) {
+		faults = append(faults, fmt.Sprintf("%s %d", f, s.faults[f]))
+	}
+	return fmt.Sprintf("%v of virtual time in %d lives: %d operations checked (%s); faults: %s; violations: %d",
+		s.time.Round(time.Second), s.lives, ops, strings.Join(outcomes, ", "), strings.Join(faults, ", "), s.violations)
+}
+
+// live lets a cluster live under faults, and judges what its clients saw.
+func live(t *testing.T, seed uint64, sum *tally) {
+	began := time.Now()
+	steps := schedule.Draw(rand.New(rand.NewPCG(seed, 1)), schedule.Config{Nodes: 3, Duration: life, Faults: Faults})
+	dir := t.TempDir()
+	l := lived{seed: seed, schedule: steps}
+	// What has failed in the bubble ends it, and then the evidence is kept.
+	defer func() {
+		sum.add(l.took, l.recorder.Ops(), l.faults, t.Failed())
+		if t.Failed() {
+			l.keep(t, dir)
+		}
+	}()
+	synctest.Test(t, func(t *testing.T) { l.run(t, dir) })
+	ops := l.recorder.Ops()
+	t.Logf("%v of virtual time took %v; %d operations", l.took.Round(time.Second), time.Since(began).Round(time.Millisecond), len(ops))
+	began = time.Now()
 	if err := check.Registers(ops, judgeLimit); err != nil {
 		t.Error(err)
 	}
-	if count[history.Done] == 0 || count[history.Refused] == 0 {
-		t.Error("the clients did too little to tell anything")
-	}
-	t.Logf("judged after %s", time.Since(began))
+	t.Logf("judged in %v", time.Since(began).Round(time.Millisecond))
 }
 
-// connect returns the client of a worker, on a host of its own.
-func connect(t *testing.T, c *Cluster, worker int) *client.Client {
-	t.Helper()
-	cfg := client.Config{Dial: c.Net.Host(fmt.Sprintf("app%d", worker)).Dial, Unary: worker%2 == 0}
-	for _, name := range c.Names() {
-		cfg.Endpoints = append(cfg.Endpoints, net.JoinHostPort(name, ClientPort))
-	}
-	cl, err := client.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cl
+// lived is what a life leaves.
+type lived struct {
+	seed     uint64
+	schedule schedule.Schedule
+	recorder history.Recorder
+	faults   map[schedule.Fault]int
+	took     time.Duration
 }
 
-func closeClient(t *testing.T, cl *client.Client) {
-	if err := cl.Close(); err != nil {
+func (l *lived) run(t *testing.T, dir string) {
+	start := time.Now()
+	l.recorder.Start()
+	c := Start(t, Config{Dir: dir, Shards: 4, Retention: shortMemory, MemtableBytes: memtableBytes})
+	defer c.Close()
+	c.WaitReady(recoverWait, c.Names()...)
+	work := workload.Registers{
+		Recorder: &l.recorder, Tags: 3, Epoch: 20 * time.Second,
+		Burst: 100 * time.Millisecond, Every: 2 * time.Second, CallTimeout: 3 * time.Second,
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var all sync.WaitGroup
+	for i := range workers {
+		cl := c.Connect(fmt.Sprintf("app%d", i), client.Config{Unary: i%2 == 0})
+		rng := rand.New(rand.NewPCG(l.seed, uint64(2+i)))
+		all.Go(func() { work.Run(ctx, cl, i, rng) })
+	}
+	var err error
+	if l.faults, err = schedule.Play(t.Context(), l.schedule, c); err != nil {
+		t.Error(err)
+	}
+	c.WaitReady(recoverWait, c.Names()...)
+	cancel()
+	all.Wait()
+	l.took = time.Since(start)
+	if err := work.ReadAll(within(t, recoverWait), c.Connect("reader", client.Config{}), workers); err != nil {
 		t.Error(err)
 	}
 }
 
-// work reads, writes, swaps and deletes until the context ends.
-func work(ctx context.Context, rec *history.Recorder, cl *client.Client, worker int, rng *rand.Rand) {
-	start := time.Now()
-	seen := make(map[string]uint64) // revisions of keys
-	for n := 0; ctx.Err() == nil; n++ {
-		op := history.Op{Client: worker, Key: fmt.Sprintf("key%d/%d", rng.IntN(keys), time.Since(start)/epoch)}
-		switch p := rng.IntN(10); {
-		case p < 4:
-			op.Kind = history.Get
-		case p < 9:
-			op.Kind, op.Value = history.Put, fmt.Sprintf("%d-%d", worker, n)
-			op.Conditional = p < 7
-		default:
-			op.Kind = history.Delete
-		}
-		if op.Conditional {
-			op.IfRevision = seen[op.Key]
-		}
-		callCtx, cancel := context.WithTimeout(ctx, callWait)
-		op = rec.Do(callCtx, cl, op)
-		cancel()
-		if op.Outcome != history.Unknown {
-			seen[op.Key] = op.Revision
-			if op.Kind == history.Delete {
-				seen[op.Key] = 0
-			}
-		}
-		time.Sleep(time.Duration(rng.Int64N(int64(longest))))
+func (l *lived) keep(t *testing.T, dir string) {
+	var ops strings.Builder
+	for _, op := range l.recorder.Ops() {
+		fmt.Fprintln(&ops, op)
 	}
-}
-
-// readAll reads every key once more, when all is quiet.
-func readAll(t *testing.T, rec *history.Recorder, c *Cluster) {
-	t.Helper()
-	cl := connect(t, c, workers)
-	defer closeClient(t, cl)
-	read := make(map[string]bool)
-	for _, op := range rec.Ops() {
-		if read[op.Key] {
-			continue
-		}
-		read[op.Key] = true
-		rec.Do(within(t, 20*time.Second), cl, history.Op{Client: workers, Kind: history.Get, Key: op.Key})
-	}
-}
-
-// checkAll looks at what is left once all is quiet.
-func (f *traffic) checkAll(t *testing.T) {
-	for k := range f.keys {
-		key := fmt.Sprintf("count%d", k)
-		value, err := f.c.Get(within(t, 20*time.Second), f.c.Names(), key)
-		got, _ := strconv.Atoi(value)
-		if r := &f.keys[k]; err != nil || got < r.least || r.least == 0 || r.reads == 0 {
-			t.Errorf("%s is %q, %v; %d was acknowledged, %d reads", key, value, err, r.least, r.reads)
-		}
-	}
-}
-
-// TestSnapshotUnderLoad lets a follower fall behind the log and come back while
-// writes go on: it gets a snapshot, catches up, and can then make a quorum.
-func TestSnapshotUnderLoad(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := Start(t, Config{Shards: 1, Retention: shortMemory, MemtableBytes: memtableBytes})
-		defer c.Close()
-		names := c.Names()
-		c.WaitReady(20*time.Second, names...)
-		ctx, cancel := context.WithCancel(t.Context())
-		f := &traffic{c: c, keys: make([]register, 2)}
-		var all sync.WaitGroup
-		all.Go(func() { f.write(ctx) })
-		all.Go(func() { f.read(ctx, t, 120*time.Millisecond) })
-
-		gone := names[2]
-		c.Crash(gone)
-		time.Sleep(20 * time.Second)
-		c.StartNode(gone)
-		t.Logf("back after %s", c.WaitReady(30*time.Second, gone))
-		if n := c.SnapshotMessages(gone); n == 0 {
-			t.Error("no snapshot was received: the log reached back far enough")
-		}
-		// Without another one it is needed for every write.
-		c.Crash(names[0])
-		time.Sleep(10 * time.Second)
-		cancel()
-		all.Wait()
-		if err := c.Put(within(t, 20*time.Second), names[1:], "count0", strconv.Itoa(f.keys[0].draw())); err != nil {
-			t.Error(err)
-		}
-		c.StartNode(names[0])
-		c.WaitReady(30*time.Second, names...)
-		f.checkAll(t)
+	evidence.Keep(t, evidence.Run{
+		Name:    fmt.Sprintf("virtual-%d", l.seed),
+		Command: fmt.Sprintf("SEED=%d go test ./test/sim -run '^TestFaults$' -v", l.seed),
+		Texts:   map[string]string{"history": ops.String(), "schedule": l.schedule.String()},
+		Dirs:    []string{dir},
 	})
 }

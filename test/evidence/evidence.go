@@ -1,0 +1,79 @@
+// Package evidence keeps what a run that failed has left, for whoever looks for
+// the cause.
+package evidence
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Folder, in the module's root, is where evidence is kept, a folder for each
+// run.
+const Folder = "failures"
+
+// Run is what is known of a run that failed.
+type Run struct {
+	Name    string            // of its folder
+	Command string            // repeats it
+	Texts   map[string]string // files by name: the history, the schedule
+	Dirs    []string          // copied as they are: data, logs
+}
+
+// Keep writes the evidence down and logs where it is and how to repeat the run.
+func Keep(t testing.TB, r Run) {
+	t.Helper()
+	t.Logf("to repeat: %s", r.Command)
+	dir, err := keep(r)
+	if err != nil {
+		t.Errorf("keep evidence: %v", err)
+	}
+	t.Logf("history, schedule, logs and data: %s", dir)
+}
+
+func keep(r Run) (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(root, Folder, r.Name)
+	if err := os.RemoveAll(dir); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "command"), []byte(r.Command+"\n"), 0o600); err != nil {
+		return dir, err
+	}
+	for name, text := range r.Texts {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return dir, err
+		}
+	}
+	for _, from := range r.Dirs {
+		if err := os.CopyFS(filepath.Join(dir, filepath.Base(from)), os.DirFS(from)); err != nil {
+			return dir, fmt.Errorf("copy %s: %w", from, err)
+		}
+	}
+	return dir, nil
+}
+
+// moduleRoot is the folder with go.mod, above the one in which tests run.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", fmt.Errorf("there is no go.mod above %s", dir)
+		}
+		dir = parent
+	}
+}
