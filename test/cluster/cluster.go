@@ -284,13 +284,13 @@ func (c *Cluster) WaitHealthy(most time.Duration) {
 			continue
 		}
 		for {
-			reason := ready(ctx, n.HTTPAddr)
-			if reason == "" {
+			err := c.Ready(ctx, i)
+			if err == nil {
 				break
 			}
 			select {
 			case <-ctx.Done():
-				c.t.Fatalf("%s is not ready after %v: %s", n.Name, most, reason)
+				c.t.Fatalf("%s is not ready after %v: %v", n.Name, most, err)
 			case err := <-n.exit():
 				n.exited(err)
 				c.t.Fatalf("%s ended before it was ready: %v\n%s", n.Name, err, c.Log(i))
@@ -300,25 +300,36 @@ func (c *Cluster) WaitHealthy(most time.Duration) {
 	}
 }
 
-// ready returns "" when the node at addr is ready, else what it says.
-func ready(ctx context.Context, addr string) string {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
+// Ready returns nil when node i says that it is ready, else what it says.
+func (c *Cluster) Ready(ctx context.Context, i int) error {
+	said, err := c.fetch(ctx, i, "/readyz")
 	if err != nil {
-		return err.Error()
+		return fmt.Errorf("%s is not ready: %w: %s", c.nodes[i].Name, err, said)
+	}
+	return nil
+}
+
+// Metrics returns the metrics of node i, as text.
+func (c *Cluster) Metrics(ctx context.Context, i int) (string, error) {
+	return c.fetch(ctx, i, "/metrics")
+}
+
+// fetch gets a page from node i's HTTP port.
+func (c *Cluster) fetch(ctx context.Context, i int, path string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.nodes[i].HTTPAddr+path, nil)
+	if err != nil {
+		return "", err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err.Error()
+		return "", err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err.Error()
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return string(body)
-	}
-	return ""
+	return string(body), err
 }
 
 func (c *Cluster) signal(i int, sig syscall.Signal) {

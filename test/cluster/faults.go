@@ -79,7 +79,7 @@ func (c *Cluster) HandOver(ctx context.Context, i int) error {
 func (n *Node) command(ctx context.Context, line string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", n.controlAddr)
+	conn, err := n.control(ctx)
 	if err != nil {
 		return fmt.Errorf("tell %s to %s: %w", n.Name, line, err)
 	}
@@ -96,4 +96,19 @@ func (n *Node) command(ctx context.Context, line string) error {
 		return fmt.Errorf("have %s %s: %q", n.Name, line, answer)
 	}
 	return nil
+}
+
+// control connects to a node, which may have been started a moment ago.
+func (n *Node) control(ctx context.Context) (net.Conn, error) {
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", n.controlAddr)
+		if err == nil {
+			return conn, nil
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }

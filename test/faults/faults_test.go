@@ -1,0 +1,164 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/test/check"
+	"github.com/kvd-io/kvd/test/evidence"
+	"github.com/kvd-io/kvd/test/history"
+	"github.com/kvd-io/kvd/test/schedule"
+	"github.com/kvd-io/kvd/test/seeded"
+	"github.com/kvd-io/kvd/test/workload"
+)
+
+// Sizes of TestFaults.
+const (
+	shortTime   = 20 * time.Second
+	roundTime   = 2 * time.Minute // of one cluster, and one history
+	workers     = 6
+	recoverWait = time.Minute // until all is well again, once faults are over
+	judgeLimit  = time.Minute // of one tag
+	mostFailed  = 5           // rounds, whose evidence takes room
+)
+
+// TestFaults runs clusters of processes under faults of every kind, which meet,
+// while clients work on a few keys. What the clients saw is linearizable; every
+// node recovers, has the same data as the others, and stops in good order.
+//
+// DURATION is how long in all (default 20s), in rounds, each with a cluster and
+// a seed of its own. SEED is the seed of the first round.
+func TestFaults(t *testing.T) {
+	left := shortTime
+	if env := os.Getenv("DURATION"); env != "" {
+		var err error
+		if left, err = time.ParseDuration(env); err != nil {
+			t.Fatalf("DURATION: %v", err)
+		}
+	}
+	seed := seeded.Seed(t)
+	total := newTally()
+	for i := 1; left > 0 && total.failed < mostFailed; i++ {
+		r := round{seed: seed, time: min(left, roundTime)}
+		r.failed = !t.Run(fmt.Sprintf("round %d", i), r.run)
+		total.add(&r)
+		t.Logf("round %d, %s: %v", i, r.command(), total)
+		left -= r.time
+		seed = rand.New(rand.NewPCG(seed, 0)).Uint64()
+	}
+	total.report(t)
+}
+
+// round is one cluster and what became of it.
+type round struct {
+	seed     uint64
+	time     time.Duration
+	schedule schedule.Schedule
+	recorder history.Recorder
+	faults   map[schedule.Fault]int
+	failed   bool
+}
+
+func (r *round) run(t *testing.T) {
+	x := newTarget(t, rand.New(rand.NewPCG(r.seed, 2)), func(x *target) { r.keep(t, x) })
+	r.schedule = schedule.Draw(rand.New(rand.NewPCG(r.seed, 1)), schedule.Config{
+		Nodes: nodes, Duration: r.time, Faults: x.faults(),
+	})
+	if err := x.recover(recoverWait); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.play(t, x); err != nil {
+		t.Error(err)
+	}
+	x.examine(t)
+	for i := range nodes {
+		x.cluster.Stop(i)
+	}
+	began := time.Now()
+	ops := r.recorder.Ops()
+	if err := check.Registers(ops, judgeLimit); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d operations judged in %v", len(ops), time.Since(began).Round(time.Millisecond))
+}
+
+// play lets the faults happen while clients work, and the cluster recover.
+func (r *round) play(t *testing.T, x *target) error {
+	r.recorder.Start()
+	work := workload.Registers{
+		Recorder: &r.recorder, Tags: 4, Epoch: 10 * time.Second,
+		Burst: 300 * time.Millisecond, Every: time.Second, CallTimeout: 3 * time.Second,
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	for i := range workers {
+		cl := x.connect(client.Config{Unary: i%2 == 0})
+		rng := rand.New(rand.NewPCG(r.seed, uint64(3+i)))
+		all.Go(func() { work.Run(ctx, cl, i, rng) })
+	}
+	var err error
+	if r.faults, err = schedule.Play(t.Context(), r.schedule, x); err != nil {
+		return err
+	}
+	if err := x.recover(recoverWait); err != nil {
+		return err
+	}
+	cancel()
+	all.Wait()
+	reading, done := context.WithTimeout(t.Context(), recoverWait)
+	defer done()
+	return work.ReadAll(reading, x.connect(client.Config{}), workers)
+}
+
+// examine looks at the data of all nodes.
+func (x *target) examine(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), recoverWait)
+	defer cancel()
+	cl := x.connect(client.Config{})
+	disks, err := cl.CheckDisk(ctx)
+	if err != nil || len(disks) == 0 {
+		t.Errorf("check disk: %d reports, %v", len(disks), err)
+	}
+	for _, d := range disks {
+		if !d.OK() {
+			t.Errorf("check disk: %+v", d)
+		}
+	}
+	same, err := cl.CheckConsistency(ctx)
+	if err != nil || len(same) == 0 {
+		t.Errorf("check consistency: %d shards, %v", len(same), err)
+	}
+	for _, s := range same {
+		if s.Verdict != client.VerdictSame {
+			t.Errorf("check consistency: %+v", s)
+		}
+	}
+}
+
+// command repeats the round.
+func (r *round) command() string {
+	return fmt.Sprintf("SEED=%d DURATION=%v go test ./test/faults -count=1 -v -run '^TestFaults$'", r.seed, r.time)
+}
+
+func (r *round) keep(t *testing.T, x *target) {
+	var ops strings.Builder
+	for _, op := range r.recorder.Ops() {
+		fmt.Fprintln(&ops, op)
+	}
+	evidence.Keep(t, evidence.Run{
+		Name:    fmt.Sprintf("processes-%d", r.seed),
+		Command: r.command(),
+		Texts:   map[string]string{"history": ops.String(), "schedule": r.schedule.String()},
+		Dirs:    x.dirs,
+	})
+}
