@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/kvd-io/kvd/store/vfs"
 	"github.com/kvd-io/kvd/test/faultfs"
@@ -236,7 +237,7 @@ func TestUnreadableEntry(t *testing.T) {
 type voidStable struct{ backend }
 
 func (voidStable) GetUint64([]byte) (uint64, error) { return 0, nil }
-func (voidStable) Get([]byte) ([]byte, error)       { return nil, nil }
+func (voidStable) Get([]byte) ([]byte, error)       { return nil, raftboltdb.ErrKeyNotFound }
 
 func TestDeleteRangeAndLastCommand(t *testing.T) {
 	l, closeLog := open(t, t.TempDir(), nil, nil)

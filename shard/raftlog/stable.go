@@ -36,22 +36,25 @@ type vote struct {
 }
 
 func (l *Log) loadStable() error {
-	term, err := l.disk.GetUint64([]byte(keyCurrentTerm))
-	if err != nil && !notFound(err) {
+	// Not by GetUint64, which panics when there are too few bytes.
+	data, err := l.disk.Get([]byte(keyCurrentTerm))
+	switch {
+	case err == nil && len(data) == 8:
+		l.stable.term = binary.BigEndian.Uint64(data)
+	case err == nil:
+		return fmt.Errorf("%w: %s: term of %d bytes", ErrCorrupt, l.path, len(data))
+	case !notFound(err):
 		return fmt.Errorf("read %s: %w", l.path, err)
 	}
-	data, err := l.disk.Get([]byte(keyVote))
-	if err != nil && !notFound(err) {
-		return fmt.Errorf("read %s: %w", l.path, err)
-	}
-	l.stable.term = term
-	if len(data) == 0 {
-		return nil
-	}
-	if len(data) < 8 {
+	data, err = l.disk.Get([]byte(keyVote))
+	switch {
+	case err == nil && len(data) >= 8:
+		l.stable.vote = vote{term: binary.BigEndian.Uint64(data), candidate: data[8:]}
+	case err == nil:
 		return fmt.Errorf("%w: %s: vote of %d bytes", ErrCorrupt, l.path, len(data))
+	case !notFound(err):
+		return fmt.Errorf("read %s: %w", l.path, err)
 	}
-	l.stable.vote = vote{term: binary.BigEndian.Uint64(data), candidate: data[8:]}
 	return nil
 }
 
