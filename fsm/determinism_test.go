@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"reflect"
+	"sort"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -92,10 +93,16 @@ func (r *replica) feed(t *testing.T, logs []*raft.Log) {
 	}
 }
 
+// behind returns how many of the logs the replica has applied.
+func (r *replica) behind(logs []*raft.Log) int {
+	applied := r.store.AppliedIndex()
+	return sort.Search(len(logs), func(i int) bool { return logs[i].Index > applied })
+}
+
 // live feeds all logs, with trouble in between.
 func (r *replica) live(t *testing.T, rng *rand.Rand, logs []*raft.Log, others []*replica) {
 	for {
-		at := int(r.store.AppliedIndex())
+		at := r.behind(logs)
 		if at == len(logs) {
 			return
 		}
@@ -113,35 +120,51 @@ func (r *replica) live(t *testing.T, rng *rand.Rand, logs []*raft.Log, others []
 			if rng.IntN(4) == 0 {
 				r.installFrom(t, others[rng.IntN(len(others))], logs, rng)
 			}
+		case 3: // a snapshot of its own
+			if at > 0 {
+				persist(t, r, snapshotAt(logs, at, rng), logs[at-1].Term)
+			}
 		default:
 			r.feed(t, logs[at:min(len(logs), at+1+rng.IntN(40))])
 		}
 	}
 }
 
+// snapshotAt returns an index that raft could take a snapshot at after n logs:
+// that of the last, or of a record after it that never reaches the state machine.
+func snapshotAt(logs []*raft.Log, n int, rng *rand.Rand) uint64 {
+	index := logs[n-1].Index
+	if n < len(logs) && rng.IntN(2) == 0 {
+		index = logs[n].Index - 1
+	}
+	return index
+}
+
 // installFrom takes a snapshot from a copy of other that stands somewhere in
 // the log.
 func (r *replica) installFrom(t *testing.T, other *replica, logs []*raft.Log, rng *rand.Rand) {
-	at := min(len(logs), int(r.store.AppliedIndex())+rng.IntN(60))
+	at := max(1, min(len(logs), r.behind(logs)+rng.IntN(60)))
 	source := newReplica(t, other.memtable)
 	source.feed(t, logs[:at])
-	persist(t, source, uint64(at))
+	persist(t, source, snapshotAt(logs, at, rng), logs[at-1].Term)
 	transfer(t, source, r)
-	if got := r.store.AppliedIndex(); got < uint64(at) {
-		t.Fatalf("applied index is %d after the install of %d", got, at)
+	if got := r.store.AppliedIndex(); got < logs[at-1].Index {
+		t.Fatalf("applied index is %d after the install of %d", got, logs[at-1].Index)
 	}
-	source.store.Close()
+	if err := source.store.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // persist takes a snapshot as raft does.
-func persist(t *testing.T, r *replica, index uint64) {
+func persist(t *testing.T, r *replica, index, term uint64) {
 	t.Helper()
 	snap, err := r.fsm.Snapshot()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer snap.Release()
-	sink, err := r.snapshots.Create(raft.SnapshotVersionMax, index, 1, raft.Configuration{}, 0, nil)
+	sink, err := r.snapshots.Create(raft.SnapshotVersionMax, index, term, raft.Configuration{}, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,14 +273,17 @@ func newGenerator(rng *rand.Rand) *generator {
 
 func (g *generator) logs(n int) []*raft.Log {
 	logs := make([]*raft.Log, 0, n)
-	for range n {
+	for i := range n {
 		g.index++
+		if g.rng.IntN(12) == 0 {
+			g.index++ // a no-op or a barrier, which never reaches the state machine
+		}
 		log := &raft.Log{Index: g.index, Term: g.term, Type: raft.LogCommand}
 		switch {
-		case g.index == 1 || g.rng.IntN(50) == 0:
+		case i == 0 || g.rng.IntN(50) == 0:
 			log.Type = raft.LogConfiguration
 			log.Data = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "n1"}}})
-		case g.index == 3:
+		case i == 2:
 			data, _ := Encode(&logpb.Entry{Term: g.term, Base: g.rev, Groups: []*logpb.Group{group(0, slotsInit(g.slots()))}})
 			log.Data = data
 		default:
@@ -273,9 +299,10 @@ func (g *generator) logs(n int) []*raft.Log {
 
 // slots is most of the slots, so that some commands come to the wrong shard.
 func (g *generator) slots() *slot.Set {
+	const part = 10
 	set := slot.Full()
-	for range slot.Count / 10 {
-		set.Remove(uint16(g.rng.IntN(slot.Count)))
+	for s := g.rng.IntN(part); s < slot.Count; s += part {
+		set.Remove(uint16(s))
 	}
 	return set
 }

@@ -181,7 +181,7 @@ func TestTruncated(t *testing.T) {
 }
 
 // usedBytes returns where the pages in use end.
-func usedBytes(t *testing.T, path string) int64 {
+func usedBytes(t testing.TB, path string) int64 {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true})
 	if err != nil {
