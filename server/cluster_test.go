@@ -44,6 +44,17 @@ type cluster struct {
 // startCluster starts n nodes with two shards and waits until all are ready.
 func startCluster(t *testing.T, n int) *cluster {
 	t.Helper()
+	c := layCluster(t, n)
+	for name := range c.peers {
+		c.start(name)
+	}
+	c.waitReady()
+	return c
+}
+
+// layCluster is startCluster without the start.
+func layCluster(t *testing.T, n int) *cluster {
+	t.Helper()
 	c := &cluster{
 		t: t, dir: t.TempDir(), peers: map[string]string{},
 		nodes: map[string]*server.Node{}, held: map[string]net.Listener{},
@@ -58,10 +69,6 @@ func startCluster(t *testing.T, n int) *cluster {
 		c.peers[fmt.Sprintf("n%d", i+1)] = ln.Addr().String()
 	}
 	t.Cleanup(c.stopAll)
-	for name := range c.peers {
-		c.start(name)
-	}
-	c.waitReady()
 	return c
 }
 
