@@ -30,6 +30,9 @@ type Config struct {
 	// state, before raft goes on: the log must then drop the records that the
 	// snapshot covers unless it has a record of this index and term. May be nil.
 	OnRestore func(index, term uint64) error
+	// OnApplied is told the highest revision that has been applied, after each
+	// batch and when the state is loaded. Default: nobody is.
+	OnApplied func(revision uint64)
 	// DedupeRecords is how many records for exactly-once are kept before
 	// DedupeFloor asks for a higher floor.
 	DedupeRecords int
@@ -71,6 +74,9 @@ func New(cfg Config) *FSM {
 	if cfg.DedupeRecords == 0 {
 		cfg.DedupeRecords = DefaultDedupeRecords
 	}
+	if cfg.OnApplied == nil {
+		cfg.OnApplied = func(uint64) {}
+	}
 	f := &FSM{cfg: cfg, store: cfg.Store, metrics: cfg.Metrics.shard(cfg.Shard)}
 	f.load()
 	return f
@@ -84,6 +90,7 @@ func (f *FSM) load() {
 	f.hintedSize = 0
 	f.hint.Store(0)
 	f.records.Store(int64(f.store.Dedupe().Len()))
+	f.cfg.OnApplied(s.Revision)
 }
 
 // Apply implements raft.FSM. Raft calls ApplyBatch instead.
@@ -103,6 +110,7 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 		answers[i] = &results[i]
 	}
 	f.watchRecords()
+	f.cfg.OnApplied(f.store.Revision())
 	f.metrics.end(&t, int(f.records.Load()))
 	return answers
 }

@@ -34,8 +34,8 @@ func (s *clusterService) GetMap(_ context.Context, req *kvdpb.GetMapRequest) (*k
 	}
 	resp := &kvdpb.GetMapResponse{Header: s.header(0), Map: m.ClusterMap, SlotOwners: m.Owners[:], Node: s.cfg.Name}
 	// A client takes this for the revision known at its first attempts, which
-	// cannot be 0.
-	resp.Header.Revision = max(resp.Header.Revision, s.node.Clock().Now())
+	// cannot be 0: so much has been applied somewhere, since there is a map.
+	resp.Header.Revision = max(resp.Header.Revision, 1)
 	for _, l := range s.node.Leaders() {
 		resp.Leaders = append(resp.Leaders, &kvdpb.ShardLeader{Shard: l.Shard, Node: l.Node, Term: l.Term})
 	}

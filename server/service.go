@@ -44,7 +44,7 @@ func (s *service) clientAddr(node string) string {
 
 // header goes with every response.
 func (s *service) header(shardID uint32) *kvdpb.ResponseHeader {
-	return &kvdpb.ResponseHeader{Revision: s.node.Clock().Known(), Epoch: s.epoch(), Shard: shardID}
+	return &kvdpb.ResponseHeader{Revision: s.node.Clock().Told(), Epoch: s.epoch(), Shard: shardID}
 }
 
 // observe merges the client's clock into ours.

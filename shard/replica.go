@@ -151,11 +151,11 @@ func (r *Replica) openFiles() (err error) {
 			r.log.SetSnapshot(index, term)
 			return r.log.Err()
 		},
+		OnApplied:     r.cfg.clock.Applied,
 		DedupeRecords: r.cfg.retention.DedupeRecords,
 		Metrics:       r.cfg.metrics.fsm,
 	})
 	r.snapshots = fsm.NewSnapshotStore(r.store, r.logger)
-	r.cfg.clock.Issued(r.store.Revision())
 	return nil
 }
 

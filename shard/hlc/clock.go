@@ -54,6 +54,7 @@ type Clock struct {
 	start time.Time // base of the monotonic time
 
 	known  atomic.Uint64          // highest revision heard of
+	told   atomic.Uint64          // highest revision that clients may be told of
 	bounds atomic.Pointer[bounds] // what the peers' clocks say; replaced whole
 
 	mu    sync.Mutex         // guards peers and the replacement of bounds
@@ -84,15 +85,30 @@ func (c *Clock) Now() uint64 {
 
 // Issued tells the clock of a revision that some shard has issued: seen in a
 // log or told by a peer. It is merged however far ahead it is, since what it
-// stands for has happened.
-func (c *Clock) Issued(rev uint64) {
+// stands for may have happened.
+func (c *Clock) Issued(rev uint64) { raise(&c.known, rev) }
+
+// Applied tells the clock of a revision that a state machine has applied, which
+// no crash takes back.
+func (c *Clock) Applied(rev uint64) {
+	c.Issued(rev)
+	raise(&c.told, rev)
+}
+
+func raise(v *atomic.Uint64, rev uint64) {
 	for {
-		known := c.known.Load()
-		if rev <= known || c.known.CompareAndSwap(known, rev) {
+		old := v.Load()
+		if rev <= old || v.CompareAndSwap(old, rev) {
 			return
 		}
 	}
 }
+
+// Told returns the highest revision that is known to be applied somewhere; 0:
+// none. Clients are told of no other: they come back with it, also when all
+// nodes have forgotten a revision that was only proposed, or that a clock showed
+// that has been put right since, and would be refused as being ahead.
+func (c *Clock) Told() uint64 { return c.told.Load() }
 
 // Observe tells the clock of a revision that a client knows. One that is
 // further ahead than clocks may differ, and is not known to have been issued,
@@ -113,6 +129,7 @@ func (c *Clock) Observe(rev uint64) error {
 		if m := c.cfg.Metrics; m != nil {
 			m.refused.Inc()
 		}
+		println("REFUSED", rev/4096/1000, limit/4096/1000)
 		return &AheadError{Revision: rev, Limit: limit}
 	}
 	c.Issued(rev)

@@ -419,3 +419,22 @@ func BenchmarkNow(b *testing.B) {
 		n.Now()
 	}
 }
+
+// TestTold: what has only been proposed, or heard, is not for clients.
+func TestTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := newNodes(trueTime(), right, right)
+		n := nodes[0]
+		far := revision.FromTime(trueTime().Add(time.Hour))
+		n.Applied(7)
+		n.Issued(far)
+		if told, known := n.Told(), n.Known(); told != 7 || known != far {
+			t.Errorf("told %d of %d known, want 7 of %d", told, known, far)
+		}
+		n.Applied(far)
+		n.Applied(8)
+		if told := n.Told(); told != far {
+			t.Errorf("told %d, want %d", told, far)
+		}
+	})
+}
