@@ -1,0 +1,173 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kvd-io/kvd/client"
+)
+
+// MicroKind is what a step of a transaction does.
+type MicroKind uint8
+
+// Kinds of steps.
+const (
+	Read MicroKind = iota
+	Append
+)
+
+// MicroOp is one step of a transaction, on one key. Values are lists: each
+// element tells which append it is from, and the order of a list is the order
+// in which its versions came to be.
+type MicroOp struct {
+	Kind    MicroKind
+	Key     string
+	Element int   // appended: never again to the same key
+	List    []int // read
+}
+
+func (m MicroOp) String() string {
+	if m.Kind == Append {
+		return fmt.Sprintf("append %d to %s", m.Element, m.Key)
+	}
+	return fmt.Sprintf("read %s as %v", m.Key, m.List)
+}
+
+// Txn is one transaction over lists. It lists its steps in their order, without
+// the reads that were not answered.
+type Txn struct {
+	Client  int // does one at a time
+	Ops     []MicroOp
+	Outcome Outcome // Done, Unknown or Failed
+
+	Call, Return time.Duration // since the recorder was made; Return of Unknown says nothing
+}
+
+func (x Txn) String() string {
+	end := x.Return.String()
+	if x.Outcome == Unknown {
+		end = "?"
+	}
+	steps := make([]string, len(x.Ops))
+	for i, m := range x.Ops {
+		steps[i] = m.String()
+	}
+	return fmt.Sprintf("[%v %s] client %d: %s: %v", x.Call, end, x.Client, strings.Join(steps, ", "), x.Outcome)
+}
+
+// Txns returns the transactions that have been recorded, in the order in which
+// they ended.
+func (r *Recorder) Txns() []Txn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]Txn(nil), r.txns...)
+}
+
+// Garbage is read in place of what is no element at all. Nobody appends it, so
+// a checker finds it.
+const Garbage = math.MinInt
+
+// Lists reads the list at key, as a transaction, which is recorded if it was
+// answered.
+func (r *Recorder) Lists(ctx context.Context, cl *client.Client, client int, key string) Txn {
+	x, _ := r.read(ctx, cl, client, key)
+	return x
+}
+
+// Append appends element to the list at key with two calls: it reads the list,
+// and puts the longer one in its place if the key's revision is still that which
+// was read. Two transactions come of it: the read alone, and, of the second
+// call, a read and an append, which its condition makes one. The latter is
+// returned; it has Failed if the condition was not met or nothing could be read.
+//
+// Lists travel as a whole: a caller goes on to another key before they are long.
+func (r *Recorder) Append(ctx context.Context, cl *client.Client, client int, key string, element int) Txn {
+	x := Txn{Client: client, Outcome: Failed, Call: r.Now()}
+	step := MicroOp{Kind: Append, Key: key, Element: element}
+	read, revision := r.read(ctx, cl, client, key)
+	if read.Outcome != Done {
+		x.Ops = []MicroOp{step}
+	} else {
+		x.Call = r.Now()
+		x.Ops = []MicroOp{read.Ops[0], step}
+		x.Outcome = swap(ctx, cl, key, append(slices.Clip(read.Ops[0].List), element), revision)
+	}
+	x.Return = r.Now()
+	r.record(x)
+	return x
+}
+
+// read also returns the revision of the list, 0: there is none.
+func (r *Recorder) read(ctx context.Context, cl *client.Client, client int, key string) (Txn, uint64) {
+	x := Txn{Client: client, Outcome: Failed, Call: r.Now()}
+	kv, found, err := get(ctx, cl, key)
+	x.Return = r.Now()
+	if err != nil {
+		return x, 0
+	}
+	var list []int
+	if found {
+		list = parseList(string(kv.Value))
+	}
+	x.Outcome, x.Ops = Done, []MicroOp{{Kind: Read, Key: key, List: list}}
+	r.record(x)
+	return x, kv.ModRevision
+}
+
+func (r *Recorder) record(x Txn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.txns = append(r.txns, x)
+}
+
+func get(ctx context.Context, cl *client.Client, key string) (client.KeyValue, bool, error) {
+	kv, err := cl.Get(ctx, key)
+	if errors.Is(err, client.ErrNotFound) {
+		return kv, false, nil
+	}
+	return kv, err == nil, err
+}
+
+// notWritten are the errors after which a write was not, and will not be, executed.
+var notWritten = []error{client.ErrConditionFailed, client.ErrUnavailable, client.ErrOverloaded, client.ErrInvalid}
+
+// swap puts list if the key is at revision, 0: if there is no such key.
+func swap(ctx context.Context, cl *client.Client, key string, list []int, revision uint64) Outcome {
+	_, err := cl.Put(ctx, key, []byte(formatList(list)), client.IfRevision(revision))
+	if err == nil {
+		return Done
+	}
+	if errors.Is(err, client.ErrOutcomeUnknown) { // its cause may be one of those below
+		return Unknown
+	}
+	for _, nothing := range notWritten {
+		if errors.Is(err, nothing) {
+			return Failed
+		}
+	}
+	return Unknown
+}
+
+// formatList gives the text of a list at a key: its elements, spaces between.
+func formatList(list []int) string {
+	return strings.Trim(fmt.Sprint(list), "[]")
+}
+
+func parseList(text string) []int {
+	parts := strings.Split(text, " ")
+	list := make([]int, len(parts))
+	for i, part := range parts {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			n = Garbage
+		}
+		list[i] = n
+	}
+	return list
+}
