@@ -36,7 +36,18 @@ func (m MicroOp) String() string {
 	if m.Kind == Append {
 		return fmt.Sprintf("append %d to %s", m.Element, m.Key)
 	}
-	return fmt.Sprintf("read %s as %v", m.Key, m.List)
+	return fmt.Sprintf("read %s as %s", m.Key, Text(m.List))
+}
+
+// shown is how many elements of a list are printed.
+const shown = 6
+
+// Text is a list for people to read: of a long one, the end.
+func Text(list []int) string {
+	if len(list) <= shown {
+		return fmt.Sprint(list)
+	}
+	return "[.. " + strings.TrimPrefix(fmt.Sprint(list[len(list)-shown:]), "[")
 }
 
 // Txn is one transaction over lists. It lists its steps in their order, without
