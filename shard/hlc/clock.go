@@ -111,8 +111,8 @@ func raise(v *atomic.Uint64, rev uint64) {
 func (c *Clock) Told() uint64 { return c.told.Load() }
 
 // Observe tells the clock of a revision that a client knows. One that is
-// further ahead than clocks may differ, and is not known to have been issued,
-// is refused with an *AheadError.
+// further ahead of now, and of what has been applied, than clocks may differ, and
+// is not known to have been issued, is refused with an *AheadError.
 func (c *Clock) Observe(rev uint64) error {
 	known := c.known.Load()
 	if rev <= known {
@@ -124,12 +124,18 @@ func (c *Clock) Observe(rev uint64) error {
 		// by another node must not be turned away.
 		t = c.cfg.Wall()
 	}
+	// Once revisions run ahead of the clocks, as after a bad one, so do those that
+	// a client brings from another node, before that node is heard itself.
+	if told := c.told.Load(); told != 0 {
+		if ran := revision.Time(told); ran.After(t) {
+			t = ran
+		}
+	}
 	limit := max(known, revision.FromTime(t.Add(c.cfg.MaxAhead)))
 	if rev > limit {
 		if m := c.cfg.Metrics; m != nil {
 			m.refused.Inc()
 		}
-		println("REFUSED", rev/4096/1000, limit/4096/1000)
 		return &AheadError{Revision: rev, Limit: limit}
 	}
 	c.Issued(rev)

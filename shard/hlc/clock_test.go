@@ -438,3 +438,24 @@ func TestTold(t *testing.T) {
 		}
 	})
 }
+
+// TestRunningAhead: while revisions run ahead of the clocks, a client may know a
+// revision of another node that is not heard of here yet.
+func TestRunningAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := newNodes(trueTime(), right, right, right)
+		exchange(nodes)
+		n := nodes[0]
+		far := revision.FromTime(trueTime().Add(time.Hour))
+		n.Applied(far)
+		near := revision.FromTime(trueTime().Add(time.Hour + DefaultMaxAhead/2))
+		if err := n.Observe(near); err != nil {
+			t.Error(err)
+		}
+		// What has only been observed does not move the limit: else clients could
+		// push it on without anything being written.
+		if err := n.Observe(revision.FromTime(trueTime().Add(time.Hour + 2*DefaultMaxAhead))); err == nil {
+			t.Error("a revision far ahead of all that was applied is accepted")
+		}
+	})
+}
