@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -29,6 +30,7 @@ import (
 	"github.com/kvd-io/kvd/proto/wire"
 	"github.com/kvd-io/kvd/server"
 	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/test/disk"
 	"github.com/kvd-io/kvd/test/faultfs"
 	"github.com/kvd-io/kvd/test/memnet"
 )
@@ -50,11 +52,15 @@ const wallSkew = 26 * 365 * 24 * time.Hour
 // Config of a cluster. The zero value has three nodes and two shards.
 type Config struct {
 	Nodes, Shards int
-	Dir           string        // of the data; default: a temporary one
-	Log           bool          // print the nodes' logs; else they are in files beside the data
-	Latency       time.Duration // of every link
+	Dir           string // of the data and logs; default: a temporary one
+	// Disks, if any, has each node's data on a disk of its own, by the node's name.
+	Disks   map[string]*disk.Disk
+	Log     bool          // print the nodes' logs; else they are in files beside the data
+	Latency time.Duration // of every link
 	// Retention of the shards; default: the nodes' own.
 	Retention shard.Retention
+	// Rand draws what faults leave to chance; needed for those of disks.
+	Rand *rand.Rand
 	// MemtableBytes: what a shard applies before it writes a checkpoint.
 	MemtableBytes int64
 }
@@ -125,7 +131,7 @@ func (c *Cluster) StartNode(name string) {
 	wall := c.walls[name]
 	c.disks[name], c.registries[name] = faultfs.New(), prometheus.NewRegistry()
 	n, err := server.Open(c.t.Context(), server.Config{
-		Name: name, DataDir: filepath.Join(c.cfg.Dir, name),
+		Name: name, DataDir: c.dataDir(name),
 		ListenClient:   net.JoinHostPort(name, ClientPort),
 		ListenPeer:     c.peers[name],
 		ListenHTTP:     net.JoinHostPort(name, HTTPPort),
@@ -163,6 +169,14 @@ func (c *Cluster) Connect(host string, cfg client.Config) *client.Client {
 	}
 	c.clients[host] = cl
 	return cl
+}
+
+// dataDir is where a node's data is.
+func (c *Cluster) dataDir(name string) string {
+	if d := c.cfg.Disks[name]; d != nil {
+		return filepath.Join(d.Dir(), "data")
+	}
+	return filepath.Join(c.cfg.Dir, name)
 }
 
 // JumpWall moves a node's wall clock by d, which may be negative.

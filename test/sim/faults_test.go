@@ -16,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/test/check"
+	"github.com/kvd-io/kvd/test/disk"
 	"github.com/kvd-io/kvd/test/evidence"
 	"github.com/kvd-io/kvd/test/history"
 	"github.com/kvd-io/kvd/test/schedule"
@@ -37,8 +38,11 @@ const (
 	defaultTime = 2 * time.Hour
 	shortTime   = 10 * time.Minute
 	life        = 20 * time.Minute // of one cluster
+	nodes       = 3
 	workers     = 6
+	diskBytes   = 128 << 20
 	recoverWait = time.Minute // until all is well again, once faults are over
+	quietTime   = 10 * time.Second
 	judgeLimit  = time.Minute // of one tag, in real time
 )
 
@@ -141,17 +145,21 @@ func (s *tally) String() string {
 // live lets a cluster live under faults, and judges what its clients saw.
 func live(t *testing.T, seed uint64, sum *tally) {
 	began := time.Now()
-	steps := schedule.Draw(rand.New(rand.NewPCG(seed, 1)), schedule.Config{Nodes: 3, Duration: life, Faults: Faults})
-	dir := t.TempDir()
-	l := lived{seed: seed, schedule: steps}
+	rng := rand.New(rand.NewPCG(seed, 1))
+	l := lived{seed: seed, rng: rng, dir: t.TempDir()}
+	faults := Faults
+	if rng.IntN(2) == 0 && l.makeDisks(t) {
+		faults = append(slices.Clone(faults), DiskFaults...)
+	}
+	l.schedule = schedule.Draw(rng, schedule.Config{Nodes: nodes, Duration: life, Faults: faults})
 	// What has failed in the bubble ends it, and then the evidence is kept.
 	defer func() {
 		sum.add(l.took, l.recorder.Ops(), l.faults, t.Failed())
 		if t.Failed() {
-			l.keep(t, dir)
+			l.keep(t)
 		}
 	}()
-	synctest.Test(t, func(t *testing.T) { l.run(t, dir) })
+	synctest.Test(t, l.run)
 	ops := l.recorder.Ops()
 	t.Logf("%v of virtual time took %v; %d operations", l.took.Round(time.Second), time.Since(began).Round(time.Millisecond), len(ops))
 	began = time.Now()
@@ -164,16 +172,43 @@ func live(t *testing.T, seed uint64, sum *tally) {
 // lived is what a life leaves.
 type lived struct {
 	seed     uint64
+	rng      *rand.Rand
+	dir      string
+	disks    map[string]*disk.Disk // none: all data is in dir
 	schedule schedule.Schedule
 	recorder history.Recorder
 	faults   map[schedule.Fault]int
 	took     time.Duration
 }
 
-func (l *lived) run(t *testing.T, dir string) {
+// makeDisks gives each node a disk that can lose its power, if the machine has
+// such.
+func (l *lived) makeDisks(t *testing.T) bool {
+	l.disks = make(map[string]*disk.Disk)
+	for i := range nodes {
+		name := fmt.Sprintf("n%d", i+1)
+		d, err := disk.New(t.TempDir(), name, diskBytes)
+		if err != nil {
+			t.Logf("power cuts and full disks are left out: %v", err)
+			return false
+		}
+		t.Cleanup(func() {
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		l.disks[name] = d
+	}
+	return true
+}
+
+func (l *lived) run(t *testing.T) {
 	start := time.Now()
 	l.recorder.Start()
-	c := Start(t, Config{Dir: dir, Shards: 4, Retention: shortMemory, MemtableBytes: memtableBytes})
+	c := Start(t, Config{
+		Nodes: nodes, Shards: 4, Retention: shortMemory, MemtableBytes: memtableBytes,
+		Dir: l.dir, Disks: l.disks, Rand: l.rng,
+	})
 	defer c.Close()
 	c.WaitReady(recoverWait, c.Names()...)
 	work := workload.Registers{
@@ -193,15 +228,42 @@ func (l *lived) run(t *testing.T, dir string) {
 		t.Error(err)
 	}
 	c.WaitReady(recoverWait, c.Names()...)
+	quiet := l.recorder.Now()
+	time.Sleep(quietTime)
 	cancel()
 	all.Wait()
 	l.took = time.Since(start)
-	if err := work.ReadAll(within(t, recoverWait), c.Connect("reader", client.Config{}), workers); err != nil {
+	l.checkServed(t, quiet)
+	reader := c.Connect("reader", client.Config{})
+	if err := work.ReadAll(within(t, recoverWait), reader, workers); err != nil {
+		t.Error(err)
+	}
+	if err := check.Replicas(within(t, recoverWait), reader); err != nil {
 		t.Error(err)
 	}
 }
 
-func (l *lived) keep(t *testing.T, dir string) {
+// checkServed tells whether all clients that have lived through the faults are
+// served again once there are none.
+func (l *lived) checkServed(t *testing.T, since time.Duration) {
+	served := make(map[int]bool)
+	for _, op := range l.recorder.Ops() {
+		if op.Call >= since && op.Outcome != history.Unknown {
+			served[op.Client] = true
+		}
+	}
+	for i := range workers {
+		if !served[i] {
+			t.Errorf("client %d is not served %v after the faults", i, quietTime)
+		}
+	}
+}
+
+func (l *lived) keep(t *testing.T) {
+	dirs := []string{l.dir}
+	for _, name := range slices.Sorted(maps.Keys(l.disks)) {
+		dirs = append(dirs, l.disks[name].Dir())
+	}
 	var ops strings.Builder
 	for _, op := range l.recorder.Ops() {
 		fmt.Fprintln(&ops, op)
@@ -210,6 +272,6 @@ func (l *lived) keep(t *testing.T, dir string) {
 		Name:    fmt.Sprintf("virtual-%d", l.seed),
 		Command: fmt.Sprintf("SEED=%d go test ./test/sim -run '^TestFaults$' -v", l.seed),
 		Texts:   map[string]string{"history": ops.String(), "schedule": l.schedule.String()},
-		Dirs:    []string{dir},
+		Dirs:    dirs,
 	})
 }

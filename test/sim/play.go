@@ -1,19 +1,28 @@
 package sim
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/kvd-io/kvd/test/schedule"
 )
 
-// Faults are those that a cluster in virtual time can be given.
+// Faults are those that a cluster in virtual time can be given. Its processes
+// cannot stand still, nor wait for a disk: time would stand still for all.
 var Faults = []schedule.Fault{
 	schedule.Partition, schedule.OneWay, schedule.Flap, schedule.Slow, schedule.Reset,
-	schedule.Crash, schedule.Away, schedule.Restart, schedule.BadDisk,
+	schedule.Crash, schedule.Away, schedule.Restart, schedule.HandOver, schedule.BadDisk,
 	schedule.ClockJump, schedule.ClockStrobe,
 	schedule.CrashAll, schedule.RestartAll,
 }
+
+// DiskFaults are those that need Config.Disks besides.
+var DiskFaults = []schedule.Fault{schedule.PowerCut, schedule.PowerCutAll, schedule.FullDisk}
+
+// handOverWait bounds a hand-over, which may have nobody to go to.
+const handOverWait = 5 * time.Second
 
 var errBadDisk = errors.New("the disk is bad")
 
@@ -32,6 +41,10 @@ func (c *Cluster) Begin(e schedule.Event) (end func() error, err error) {
 		return c.down(victims, c.Crash)
 	case schedule.Restart, schedule.RestartAll:
 		return c.down(victims, c.StopNode)
+	case schedule.PowerCut, schedule.PowerCutAll:
+		return c.powerCut(victims)
+	case schedule.HandOver:
+		return c.handOver(victims[0])
 	case schedule.BadDisk:
 		c.disks[victims[0]].Break(errBadDisk)
 		return func() error { // it has stopped by itself if it had anything to write
@@ -39,6 +52,8 @@ func (c *Cluster) Begin(e schedule.Event) (end func() error, err error) {
 			c.StartNode(victims[0])
 			return nil
 		}, nil
+	case schedule.FullDisk:
+		return c.fullDisk(victims[0])
 	case schedule.ClockJump, schedule.ClockStrobe:
 		c.JumpWall(victims[0], e.Amount)
 		return func() error { c.JumpWall(victims[0], -e.Amount); return nil }, nil
@@ -58,6 +73,54 @@ func (c *Cluster) down(names []string, stop func(string)) (end func() error, err
 		}
 		return nil
 	}, nil
+}
+
+// powerCut takes the power from disks, and then from what runs on them: as a
+// disk that has lost its power acknowledges nothing, the order makes no
+// difference to anybody else.
+func (c *Cluster) powerCut(names []string) (end func() error, err error) {
+	for _, name := range names {
+		if err := c.cfg.Disks[name].PowerCut(c.cfg.Rand); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range names {
+		c.Crash(name)
+		if err := c.cfg.Disks[name].Restore(); err != nil {
+			return nil, err
+		}
+	}
+	return func() error {
+		for _, name := range names {
+			c.StartNode(name)
+		}
+		return nil
+	}, nil
+}
+
+func (c *Cluster) fullDisk(name string) (end func() error, err error) {
+	if err := c.cfg.Disks[name].Fill(); err != nil {
+		return nil, err
+	}
+	return func() error {
+		if err := c.cfg.Disks[name].Free(); err != nil {
+			return err
+		}
+		if c.nodes[name].Err() != nil {
+			c.Crash(name)
+			c.StartNode(name)
+		}
+		return nil
+	}, nil
+}
+
+func (c *Cluster) handOver(name string) (end func() error, err error) {
+	ctx, cancel := context.WithTimeout(c.t.Context(), handOverWait)
+	defer cancel()
+	if err := c.nodes[name].HandOver(ctx); err != nil {
+		c.t.Logf("%v", err) // nobody may be there to take over
+	}
+	return func() error { return nil }, nil
 }
 
 // disturb does something to the links of a node.

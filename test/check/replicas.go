@@ -1,0 +1,29 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kvd-io/kvd/client"
+)
+
+// Replicas checks that all replicas of every shard have the same data, and that
+// every record on every disk is as it was written. All nodes must run.
+func Replicas(ctx context.Context, cl *client.Client) error {
+	shards, err := cl.CheckConsistency(ctx)
+	errs := []error{err}
+	for _, s := range shards {
+		if s.Verdict != client.VerdictSame {
+			errs = append(errs, fmt.Errorf("shard %d at revision %d: %s: %w: %+v", s.Shard, s.Revision, s.Verdict, s.Err, s.Replicas))
+		}
+	}
+	disks, err := cl.CheckDisk(ctx)
+	errs = append(errs, err)
+	for _, d := range disks {
+		if !d.OK() {
+			errs = append(errs, fmt.Errorf("the disk of %s: %w: %+v", d.Node, d.Err, d.Replicas))
+		}
+	}
+	return errors.Join(errs...)
+}
