@@ -31,6 +31,17 @@ race: ## run all tests under the race detector (installs a C compiler if there i
 	@scripts/tools.sh cc
 	CGO_ENABLED=1 go test -race -timeout $(TEST_TIMEOUT) ./...
 
+# How long soak runs, and the seed of its first round; a new one if it is empty.
+DURATION ?= 2m
+SEED ?=
+
+.PHONY: soak
+soak: ## run clusters under faults for DURATION=2m (SEED= repeats); the last line is the sum
+	@sum=$$(mktemp); trap 'rm -f "$$sum"' EXIT; status=0; \
+	SUMMARY=$$sum DURATION=$(DURATION) SEED=$(SEED) \
+		go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/faults || status=$$?; \
+	cat "$$sum"; exit $$status
+
 .PHONY: demo
 demo: build ## half a minute: three nodes, put, kill -9 of a leader, get
 	@scripts/demo.sh

@@ -23,10 +23,13 @@ import (
 const (
 	shortTime   = 20 * time.Second
 	roundTime   = 2 * time.Minute // of one cluster, and one history
-	workers     = 6
+	leastTime   = 5 * time.Second // in which anything happens
+	workers     = 8
 	recoverWait = time.Minute // until all is well again, once faults are over
 	judgeLimit  = time.Minute // of one tag
-	mostFailed  = 5           // rounds, whose evidence takes room
+	// hangWait is for a round that takes longer than its time and all waits of it.
+	hangWait   = 15 * time.Minute
+	mostFailed = 5 // rounds, whose evidence takes room
 )
 
 // TestFaults runs clusters of processes under faults of every kind, which meet,
@@ -36,21 +39,24 @@ const (
 // DURATION is how long in all (default 20s), in rounds, each with a cluster and
 // a seed of its own. SEED is the seed of the first round.
 func TestFaults(t *testing.T) {
-	left := shortTime
+	took := shortTime
 	if env := os.Getenv("DURATION"); env != "" {
 		var err error
-		if left, err = time.ParseDuration(env); err != nil {
+		if took, err = time.ParseDuration(env); err != nil {
 			t.Fatalf("DURATION: %v", err)
 		}
 	}
 	seed := seeded.Seed(t)
-	total := newTally()
-	for i := 1; left > 0 && total.failed < mostFailed; i++ {
+	total, began := newTally(), time.Now()
+	for i := 1; total.failed < mostFailed; i++ {
+		left := (took - time.Since(began)).Round(time.Second)
+		if i > 1 && left < leastTime {
+			break
+		}
 		r := round{seed: seed, time: min(left, roundTime)}
 		r.failed = !t.Run(fmt.Sprintf("round %d", i), r.run)
 		total.add(&r)
 		t.Logf("round %d, %s: %v", i, r.command(), total)
-		left -= r.time
 		seed = rand.New(rand.NewPCG(seed, 0)).Uint64()
 	}
 	total.report(t)
@@ -67,6 +73,8 @@ type round struct {
 }
 
 func (r *round) run(t *testing.T) {
+	// The whole run has no time limit.
+	defer time.AfterFunc(r.time+hangWait, func() { panic("the round hangs: " + r.command()) }).Stop()
 	x := newTarget(t, rand.New(rand.NewPCG(r.seed, 2)), func(x *target) { r.keep(t, x) })
 	r.schedule = schedule.Draw(rand.New(rand.NewPCG(r.seed, 1)), schedule.Config{
 		Nodes: nodes, Duration: r.time, Faults: x.faults(),
@@ -76,10 +84,11 @@ func (r *round) run(t *testing.T) {
 	}
 	if err := r.play(t, x); err != nil {
 		t.Error(err)
-	}
-	x.examine(t)
-	for i := range nodes {
-		x.cluster.Stop(i)
+	} else {
+		x.examine(t)
+		for i := range nodes {
+			x.cluster.Stop(i)
+		}
 	}
 	began := time.Now()
 	ops := r.recorder.Ops()
@@ -93,8 +102,8 @@ func (r *round) run(t *testing.T) {
 func (r *round) play(t *testing.T, x *target) error {
 	r.recorder.Start()
 	work := workload.Registers{
-		Recorder: &r.recorder, Tags: 4, Epoch: 10 * time.Second,
-		Burst: 300 * time.Millisecond, Every: time.Second, CallTimeout: 3 * time.Second,
+		Recorder: &r.recorder, Tags: 6, Epoch: 10 * time.Second,
+		Burst: 500 * time.Millisecond, Every: time.Second, CallTimeout: 3 * time.Second,
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup

@@ -77,19 +77,19 @@ func newTarget(t *testing.T, rng *rand.Rand, keep func(*target)) *target {
 	t.Helper()
 	x := &target{t: t, links: proxy.New(), dials: map[string]string{}, rng: rng}
 	t.Cleanup(x.links.Close)
+	logs := filepath.Join(t.TempDir(), "cluster")
+	if err := os.Mkdir(logs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	x.dirs = append(x.dirs, logs)
 	x.openDisks()
-	t.Cleanup(func() {
+	t.Cleanup(func() { // before the files go, and after the processes
 		if t.Failed() {
 			keep(x)
 		}
 	})
-	dir := filepath.Join(t.TempDir(), "cluster")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	x.dirs = append(x.dirs, dir)
 	x.cluster = cluster.New(t, cluster.Options{
-		Nodes: nodes, Shards: shards, Dir: dir, Args: []string{"--memtable-bytes", memtableBytes},
+		Nodes: nodes, Shards: shards, Dir: logs, Args: []string{"--memtable-bytes", memtableBytes},
 		Faults: &cluster.Faults{LogEntries: logEntries},
 	})
 	t.Cleanup(x.mendDisks)
