@@ -15,7 +15,8 @@ import (
 
 // Registers checks that the operations on the keys of each tag are
 // linearizable: registers with compare-and-set on their revisions, which rise
-// within a tag, and ranges over all of them. An answer that does not come
+// within a tag, and ranges over all of them. A stale get may tell what was there
+// as long before its call as it says. An answer that does not come
 // within limit of one tag's check is an error, too.
 func Registers(ops []history.Op, limit time.Duration) error {
 	byTag := make(map[string][]porcupine.Operation)
@@ -30,7 +31,7 @@ func Registers(ops []history.Op, limit time.Duration) error {
 			end = math.MaxInt64
 		}
 		byTag[tag] = append(byTag[tag], porcupine.Operation{
-			ClientId: op.Client, Input: op, Call: int64(op.Call), Return: end,
+			ClientId: op.Client, Input: op, Call: int64(op.Call - op.Staleness), Return: end,
 		})
 	}
 	for _, tag := range tags {

@@ -55,6 +55,10 @@ type Op struct {
 	// there is no such key.
 	Conditional bool
 	IfRevision  uint64
+	// Stale gets ask any replica.
+	Stale bool
+	// Settle has a write whose outcome is not known settled.
+	Settle bool
 
 	Outcome Outcome
 	Found   bool // of a get and a delete: the key was there
@@ -62,6 +66,8 @@ type Op struct {
 	// instead, if refused (0: none).
 	Revision uint64
 	Pairs    []Pair // of a range: what is there, in order
+	// Staleness of a stale get: it tells what was there then, or later.
+	Staleness time.Duration
 
 	Call, Return time.Duration // since the recorder was made; Return of Unknown says nothing
 }
@@ -82,6 +88,9 @@ func (o Op) String() string {
 	}
 	if o.Conditional {
 		s += fmt.Sprintf(" if %d", o.IfRevision)
+	}
+	if o.Stale {
+		s += fmt.Sprintf(" (at most %v old)", o.Staleness)
 	}
 	if o.Kind == Range {
 		return s + fmt.Sprintf(": %v", o.Pairs)
@@ -139,10 +148,15 @@ func execute(ctx context.Context, cl *client.Client, op *Op) bool {
 	var err error
 	switch op.Kind {
 	case Get:
-		var kv client.KeyValue
-		kv, err = cl.Get(ctx, op.Key)
-		op.Found, op.Value, op.Revision = err == nil, string(kv.Value), kv.ModRevision
-		return err == nil || errors.Is(err, client.ErrNotFound)
+		var opts []client.GetOption
+		if op.Stale {
+			opts = append(opts, client.Stale())
+		}
+		var res client.GetResult
+		res, err = cl.GetWithInfo(ctx, op.Key, opts...)
+		op.Found, op.Value, op.Revision = res.Found, string(res.KV.Value), res.KV.ModRevision
+		op.Staleness = res.Staleness
+		return err == nil
 	case Range:
 		for kv, e := range cl.Range(ctx, client.Prefix(op.Key)) {
 			if err = e; err == nil {
@@ -167,16 +181,40 @@ func execute(ctx context.Context, cl *client.Client, op *Op) bool {
 		res, err = cl.Delete(ctx, op.Key, opts...)
 		op.Found, op.Revision = res.Deleted > 0, res.Revision
 	}
+	var unknown *client.OutcomeUnknownError
+	if op.Settle && errors.As(err, &unknown) {
+		var executed bool
+		if executed, err = settle(ctx, unknown, op); !executed {
+			return false
+		}
+	}
 	var refused *client.ConditionError
 	switch {
 	case err == nil:
 		op.Outcome = Done
 	case errors.As(err, &refused):
 		op.Outcome, op.Revision = Refused, refused.Revision
-	case errors.Is(err, client.ErrOutcomeUnknown):
+	case errors.Is(err, client.ErrOutcomeUnknown), errors.Is(err, client.ErrRequestExpired),
+		errors.Is(err, client.ErrAnswerLost), errors.Is(err, client.ErrInternal):
 		op.Outcome = Unknown
 	default:
 		return false
 	}
 	return true
+}
+
+// settleWait bounds the settling of a write.
+const settleWait = 3 * time.Second
+
+// settle finds out what became of a write, or leaves it unknown. It reports
+// false if the write was not executed and never will be.
+func settle(ctx context.Context, unknown *client.OutcomeUnknownError, op *Op) (executed bool, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
+	defer cancel()
+	settled, err := unknown.Settle(ctx)
+	if err != nil {
+		return true, unknown
+	}
+	op.Revision, op.Found = settled.Revision, settled.Deleted > 0
+	return settled.Executed, settled.Err
 }

@@ -73,7 +73,7 @@ func (w *Registers) draw(rng *rand.Rand, seen map[string]uint64) history.Op {
 	op := history.Op{Key: key(tag, rng.IntN(KeysPerTag))}
 	switch p := rng.IntN(20); {
 	case p < 7:
-		op.Kind = history.Get
+		op.Kind, op.Stale = history.Get, p < 2
 	case p < 9:
 		op.Kind, op.Key = history.Range, tag
 	case p < 18:
@@ -84,13 +84,14 @@ func (w *Registers) draw(rng *rand.Rand, seen map[string]uint64) history.Op {
 	if op.Conditional {
 		op.IfRevision = seen[op.Key]
 	}
+	op.Settle = rng.IntN(2) == 0
 	return op
 }
 
 // learn notes what an operation has told of revisions.
 func learn(seen map[string]uint64, op history.Op) {
 	switch {
-	case op.Outcome == history.Unknown:
+	case op.Outcome == history.Unknown, op.Stale:
 	case op.Kind == history.Range:
 		for i := range KeysPerTag {
 			seen[key(op.Key, i)] = 0
