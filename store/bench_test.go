@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // benchKeys is the size of the benchmarks' key space.
@@ -131,4 +134,48 @@ func BenchmarkOpen(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkCheckpointVersions writes memtables in which every key of the file
+// has as many new versions, and gives the processor time of it per version:
+// the process's, with the garbage collector's part.
+func BenchmarkCheckpointVersions(b *testing.B) {
+	const valueBytes = 128
+	for _, c := range []struct{ versions, keys int }{{1, 100_000}, {14, 20_000}} {
+		b.Run(fmt.Sprintf("versions=%d", c.versions), func(b *testing.B) {
+			cfg := benchConfig(b)
+			cfg.Budget = NewBudget(BudgetConfig{MemtableBytes: 1 << 30, NodeBytes: 2 << 30})
+			cfg.RewriteMinBytes = 1 << 40 // never
+			s := mustOpen(b, cfg)
+			defer s.Close()
+			load(b, s, 0, c.keys, valueBytes, func() {})
+			mustCheckpoint(b, s)
+			before := s.Stats().FileBytesInUse
+			var used time.Duration
+			for range b.N {
+				b.StopTimer()
+				for range c.versions {
+					load(b, s, 0, c.keys, valueBytes, func() {})
+				}
+				runtime.GC()
+				started := processorTime(b)
+				b.StartTimer()
+				mustCheckpoint(b, s)
+				used += processorTime(b) - started
+			}
+			n := float64(b.N * c.versions * c.keys)
+			b.ReportMetric(float64(used.Nanoseconds())/n, "cpu-ns/version")
+			b.ReportMetric(float64(s.Stats().FileBytesInUse-before)/n, "file-bytes/version")
+		})
+	}
+}
+
+// processorTime returns what the process has used so far.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

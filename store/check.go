@@ -82,6 +82,7 @@ type checker struct {
 
 	state       *snapshot
 	keys, bytes uint64
+	links       links
 }
 
 func (c *checker) fault(format string, args ...any) {
@@ -111,6 +112,7 @@ func (c *checker) check(tx *bbolt.Tx) error {
 		return err
 	}
 	c.state = state
+	c.links.init(tx)
 	steps := []func(*bbolt.Tx) error{c.live, c.history, c.changes, c.blobs}
 	for _, step := range steps {
 		if err := step(tx); err != nil {
@@ -137,7 +139,6 @@ func (c *checker) header(where string, key []byte, r record) {
 
 // live checks `cur`, and that `chg` knows of what is young enough.
 func (c *checker) live(tx *bbolt.Tx) error {
-	chg := tx.Bucket(chgBucket)
 	var last []byte
 	return tx.Bucket(curBucket).ForEach(func(k, v []byte) error {
 		if err := c.record(); err != nil {
@@ -158,31 +159,9 @@ func (c *checker) live(tx *bbolt.Tx) error {
 			c.fault("cur: key %q: a tombstone", k)
 		}
 		c.header("cur", k, r)
-		c.expectChange(chg, "cur", k, r.mod, changePut)
+		c.expectChange("cur", k, r.mod, changePut)
 		return nil
 	})
-}
-
-// expectChange checks that chg has what happened to key at rev, unless it may
-// have been dropped.
-func (c *checker) expectChange(chg *bbolt.Bucket, where string, key []byte, rev uint64, kind byte) {
-	if segmentBelow(segmentOf(rev), c.state.KeepSince) {
-		return
-	}
-	k := change{rev: rev, key: key}.appendKey(nil)
-	b := chg.Bucket(segmentName(segmentOf(rev)))
-	if b == nil {
-		c.fault("%s: key %q at %d: no segment of changes", where, key, rev)
-		return
-	}
-	v := b.Get(k)
-	if v == nil {
-		c.fault("%s: key %q at %d: no change is recorded", where, key, rev)
-		return
-	}
-	if ch, err := decodeChange(k, v); err == nil && ch.kind != kind {
-		c.fault("%s: key %q at %d: change is of kind %d, not %d", where, key, rev, ch.kind, kind)
-	}
 }
 
 // forEachSegment calls fn for each segment bucket of parent, in order.
@@ -197,103 +176,6 @@ func (c *checker) forEachSegment(parent *bbolt.Bucket, where string, fn func(id 
 		}
 		return fn(id, parent.Bucket(name))
 	})
-}
-
-// history checks `hist`: that every version belongs where it is.
-func (c *checker) history(tx *bbolt.Tx) error {
-	chg := tx.Bucket(chgBucket)
-	return c.forEachSegment(tx.Bucket(histBucket), "hist", func(id uint64, b *bbolt.Bucket) error {
-		return b.ForEach(func(k, v []byte) error {
-			if err := c.record(); err != nil {
-				return err
-			}
-			escaped, rev, err := splitHistKey(k)
-			if err != nil {
-				return err
-			}
-			key, err := appendUnescaped(nil, escaped)
-			if err != nil {
-				return err
-			}
-			r, err := decodeRecord(key, v)
-			if err != nil {
-				c.fault("hist/%d: %v", id, err)
-				return nil
-			}
-			if r.mod != rev {
-				c.fault("hist/%d: key %q: revision %d under %d", id, key, r.mod, rev)
-			}
-			c.header(fmt.Sprintf("hist/%d", id), key, r)
-			kind := byte(changePut)
-			if r.tombstone() {
-				kind = changeDelete
-				if segmentOf(rev) != id {
-					c.fault("hist/%d: key %q: tombstone at %d", id, key, rev)
-				}
-			}
-			c.expectChange(chg, fmt.Sprintf("hist/%d", id), key, rev, kind)
-			return nil
-		})
-	})
-}
-
-// changes checks `chg`, and that what each change superseded is in `hist`.
-func (c *checker) changes(tx *bbolt.Tx) error {
-	hist := tx.Bucket(histBucket)
-	return c.forEachSegment(tx.Bucket(chgBucket), "chg", func(id uint64, b *bbolt.Bucket) error {
-		old := hist.Bucket(segmentName(id))
-		superseded := 0
-		err := b.ForEach(func(k, v []byte) error {
-			if err := c.record(); err != nil {
-				return err
-			}
-			ch, err := decodeChange(k, v)
-			if err != nil {
-				c.fault("chg/%d: %v", id, err)
-				return nil
-			}
-			if segmentOf(ch.rev) != id || ch.rev > c.state.Revision || ch.prev >= ch.rev {
-				c.fault("chg/%d: key %q: revision %d after %d", id, ch.key, ch.rev, ch.prev)
-			}
-			if ch.kind == changeDelete {
-				superseded++
-				c.expectVersion(old, id, ch, ch.rev)
-			}
-			if ch.prev != 0 {
-				superseded++
-				c.expectVersion(old, id, ch, ch.prev)
-			} else if ch.kind == changeDelete {
-				c.fault("chg/%d: key %q: deleted at %d, but was not there", id, ch.key, ch.rev)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		if n := count(old); n != superseded {
-			c.fault("hist/%d: %d versions, %d were superseded", id, n, superseded)
-		}
-		return nil
-	})
-}
-
-// expectVersion checks that a segment of `hist` has the version rev of a key.
-func (c *checker) expectVersion(hist *bbolt.Bucket, id uint64, ch change, rev uint64) {
-	if hist == nil || hist.Get(appendHistKey(nil, ch.key, rev)) == nil {
-		c.fault("hist/%d: key %q: version %d, which %d superseded, is missing", id, ch.key, rev, ch.rev)
-	}
-}
-
-func count(b *bbolt.Bucket) int {
-	if b == nil {
-		return 0
-	}
-	n := 0
-	c := b.Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
-		n++
-	}
-	return n
 }
 
 // blobs checks the checksums of the dedupe records; what is in them is not

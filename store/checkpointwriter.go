@@ -43,8 +43,8 @@ type checkpointWriter struct {
 	frozen *frozen
 	cur    *bbolt.Bucket
 	seek   *bbolt.Cursor // over cur, for what is superseded
-	hist   segments
-	chg    segments
+	hist   histWriter
+	chg    changeWriter
 	arena  arena
 }
 
@@ -52,8 +52,11 @@ func newCheckpointWriter(tx *bbolt.Tx, f *frozen) (*checkpointWriter, error) {
 	w := &checkpointWriter{tx: tx, frozen: f, cur: tx.Bucket(curBucket)}
 	w.seek = w.cur.Cursor()
 	w.cur.FillPercent = curFill
-	w.hist = segments{parent: tx.Bucket(histBucket), fill: histFill}
-	w.chg = segments{parent: tx.Bucket(chgBucket), fill: chgFill}
+	w.hist = histWriter{
+		segments:  segments{parent: tx.Bucket(histBucket), fill: histFill},
+		keepSince: f.state.KeepSince, arena: &w.arena,
+	}
+	w.chg = changeWriter{segments: segments{parent: tx.Bucket(chgBucket), fill: chgFill}, arena: &w.arena}
 	durable, err := readState(tx.Bucket(metaBucket))
 	if err != nil {
 		return nil, err
@@ -88,12 +91,24 @@ func (w *checkpointWriter) keys() (err error) {
 // key writes the newest version of a key to `cur` and all that have been
 // superseded, in memory or in the file, to `hist`.
 func (w *checkpointWriter) key(e *entry) error {
+	if err := w.superseded(e); err != nil {
+		return err
+	}
 	newest := e.newest.Load()
-	v := newest
 	if newest.tombstone() {
+		return w.cur.Delete(e.key) // if it is there
+	}
+	return w.cur.Put(e.key, newest.encode(w.arena.room(newest.size()), e.key))
+}
+
+// superseded moves to `hist` what is not the live version of a key, newest
+// first.
+func (w *checkpointWriter) superseded(e *entry) error {
+	v := e.newest.Load()
+	if v.tombstone() {
 		// A tombstone is history from the beginning: in `cur` it would be in
 		// the way of every scan.
-		if err := w.superseded(e.key, newest.record, newest.mod); err != nil {
+		if err := w.hist.add(e.key, v.record, v.mod); err != nil {
 			return err
 		}
 	}
@@ -103,92 +118,35 @@ func (w *checkpointWriter) key(e *entry) error {
 		if v.tombstone() {
 			by = v.mod
 		}
-		if err := w.superseded(e.key, v.record, by); err != nil {
+		if err := w.hist.add(e.key, v.record, by); err != nil {
 			return err
 		}
 	}
 	if v.prev != 0 {
-		if err := w.retireLive(e.key, v.mod, newest.tombstone()); err != nil {
-			return err
-		}
-	}
-	if newest.tombstone() {
-		return nil
-	}
-	return w.cur.Put(e.key, newest.encode(w.arena.room(newest.size()), e.key))
-}
-
-// retireLive moves what `cur` holds of key to the segment of rev, which
-// superseded it.
-func (w *checkpointWriter) retireLive(key []byte, rev uint64, remove bool) error {
-	k, data := w.seek.Seek(key)
-	if !bytes.Equal(k, key) {
-		return fmt.Errorf("key %q: %w: superseded version is missing", key, ErrCorrupt)
-	}
-	old, err := decodeRecord(key, data)
-	if err != nil {
-		return err
-	}
-	segment := segmentOf(rev)
-	if !segmentBelow(segment, w.frozen.state.KeepSince) {
-		b, err := w.hist.bucket(segment)
+		old, err := w.live(e.key)
 		if err != nil {
 			return err
 		}
-		if err := b.Put(w.histKey(key, old.mod), data); err != nil {
+		if err := w.hist.add(e.key, old, v.mod); err != nil {
 			return err
 		}
 	}
-	if remove {
-		return w.cur.Delete(key)
-	}
-	return nil
+	return w.hist.flush(e.key)
 }
 
-// superseded writes a version to the segment of the revision that superseded
-// it, unless nobody may read that any more.
-func (w *checkpointWriter) superseded(key []byte, r record, by uint64) error {
-	segment := segmentOf(by)
-	if segmentBelow(segment, w.frozen.state.KeepSince) {
-		return nil
+// live returns what `cur` holds of key, which must be there. Its checksum ends
+// here, where it is verified.
+func (w *checkpointWriter) live(key []byte) (record, error) {
+	k, data := w.seek.Seek(key)
+	if !bytes.Equal(k, key) {
+		return record{}, fmt.Errorf("key %q: %w: superseded version is missing", key, ErrCorrupt)
 	}
-	b, err := w.hist.bucket(segment)
-	if err != nil {
-		return err
-	}
-	return b.Put(w.histKey(key, r.mod), r.encode(w.arena.room(r.size()), key))
+	return decodeRecord(key, data)
 }
 
-// histKey needs no memory of its own: bbolt copies keys.
-func (w *checkpointWriter) histKey(key []byte, rev uint64) []byte {
-	return appendHistKey(w.arena.room(2*len(key) + 2 + 8)[:0], key, rev)
-}
-
-// changes writes `chg`, in the order of the writes.
+// changes writes `chg`.
 func (w *checkpointWriter) changes() error {
-	keepSince := w.frozen.state.KeepSince
-	for _, slab := range w.frozen.memtable.versions {
-		for i := range slab {
-			v := &slab[i]
-			segment := segmentOf(v.mod)
-			if segmentBelow(segment, keepSince) {
-				continue
-			}
-			b, err := w.chg.bucket(segment)
-			if err != nil {
-				return err
-			}
-			c := change{rev: v.mod, key: v.entry.key, kind: changePut, prev: v.prev}
-			if v.tombstone() {
-				c.kind = changeDelete
-			}
-			k := c.appendKey(w.arena.room(8 + len(c.key)))
-			if err := b.Put(k, c.encode(w.arena.room(changeSize), k)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return w.chg.write(w.frozen.memtable.versions, w.frozen.state.KeepSince)
 }
 
 // dedupe writes the records of the clients that have changed.
@@ -211,7 +169,7 @@ func (w *checkpointWriter) dedupe() error {
 
 // compact drops the segments that nobody may read any more.
 func (w *checkpointWriter) compact() error {
-	for _, s := range []*segments{&w.hist, &w.chg} {
+	for _, s := range []*segments{&w.hist.segments, &w.chg.segments} {
 		if err := s.dropBelow(w.frozen.state.KeepSince); err != nil {
 			return err
 		}

@@ -249,6 +249,13 @@ func TestWrongFiles(t *testing.T) {
 			format := binary.BigEndian.AppendUint32([]byte(formatMagic), formatNumber+1)
 			return tx.Bucket(metaBucket).Put(formatKey, seal(formatKey, format))
 		}), ErrNewerFormat},
+		"older": {bolt(func(tx *bbolt.Tx) error {
+			if err := writeFormat(tx); err != nil {
+				return err
+			}
+			format := binary.BigEndian.AppendUint32([]byte(formatMagic), oldestFormat-1)
+			return tx.Bucket(metaBucket).Put(formatKey, seal(formatKey, format))
+		}), ErrOlderFormat},
 		"missing bucket": {bolt(func(tx *bbolt.Tx) error {
 			return errors.Join(writeFormat(tx), tx.DeleteBucket([]byte("lease")))
 		}), ErrCorrupt},

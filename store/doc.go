@@ -11,12 +11,13 @@
 //
 //   - batch.go: the write side, one Raft entry at a time.
 //   - memtable.go: what has been applied and not yet checkpointed.
-//   - record.go, state.go: what stands in the file, to the byte.
-//   - checkpoint.go, checkpointwriter.go: from memory to the file.
+//   - record.go, block.go, histblock.go, chgblock.go, state.go: what stands in
+//     the file, to the byte.
+//   - checkpoint.go, checkpointwriter.go, chgwriter.go: from memory to the file.
 //   - read.go, filereader.go, merge.go: reads at a revision from both.
 //   - file.go: bbolt's handle, the pool of read transactions, damaged files.
 //   - snapshot.go, install.go, rewrite.go: files that move and are replaced.
-//   - check.go: what must hold of a file, as code.
+//   - check.go, checkblocks.go: what must hold of a file, as code.
 //   - budget.go, account.go: the bounds on memory.
 //
 // # The file
@@ -26,6 +27,11 @@
 // a minute: a version is in the segment of the revision that superseded it, a
 // tombstone in the segment of its own. `chg` holds, in segments too, what
 // happened in revision order. Compaction drops whole segments.
+//
+// A value of `hist` or `chg` is a block of up to about 4 KiB: what one
+// checkpoint has superseded of one key, or a run of changes. To bbolt a small
+// value costs as much as a large one. A change may belong between older ones,
+// and then goes into their block; a block of versions is never written again.
 //
 // # Invariants
 //

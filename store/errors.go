@@ -19,6 +19,9 @@ var (
 	ErrForeign = errors.New("not a kvd data file")
 	// ErrNewerFormat is returned by Open for a file of a later format.
 	ErrNewerFormat = errors.New("data file has a newer format than this version can read")
+	// ErrOlderFormat is returned by Open for a file of a format from before the
+	// first release.
+	ErrOlderFormat = errors.New("data file has an older format than this version can read")
 	// ErrCorrupt wraps everything that says that a file is damaged: checksums
 	// that do not match, a file shorter than it says, pages that are no pages.
 	ErrCorrupt = errors.New("data file is corrupt")

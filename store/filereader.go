@@ -97,7 +97,10 @@ func (r *fileReader) at(key []byte, rev uint64) (record, bool, error) {
 		if !bytes.HasPrefix(k, escaped) || len(k) != len(r.scratch) {
 			continue
 		}
-		rec, err := decodeRecord(key, v)
+		b, err := openHistBlock(k, v)
+		if err == nil {
+			rec, err = b.at(rev)
+		}
 		return rec, err == nil && !rec.tombstone(), err
 	}
 	return record{}, false, nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"hash/crc32"
 	"log/slog"
 	"path/filepath"
 	"reflect"
@@ -74,29 +73,6 @@ func FuzzHistKey(f *testing.F) {
 			if again := appendHistKey(nil, key, rev); !bytes.Equal(again, k) {
 				t.Fatalf("%x decodes as %x at %d, which encodes as %x", k, key, rev, again)
 			}
-		}
-	})
-}
-
-// What decodes as a change is what that change encodes to.
-func FuzzChange(f *testing.F) {
-	c := change{rev: 7, key: []byte("key"), kind: changeDelete, prev: 3}
-	f.Add(c.appendKey(nil), c.encode(nil, c.appendKey(nil)))
-	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9}, make([]byte, changeSize))
-	f.Fuzz(func(t *testing.T, k, v []byte) {
-		check := func(v []byte) {
-			c, err := decodeChange(k, v)
-			if err != nil {
-				return
-			}
-			if again := c.encode(nil, k); !bytes.Equal(c.appendKey(nil), k) || !bytes.Equal(again, v) {
-				t.Fatalf("%x = %x decodes as %+v, which encodes as %x = %x", k, v, c, c.appendKey(nil), again)
-			}
-		}
-		check(v)
-		if len(v) >= 4 {
-			sum := crc32.Checksum(append(bytes.Clone(k), v[:len(v)-4]...), castagnoli)
-			check(binary.BigEndian.AppendUint32(bytes.Clone(v[:len(v)-4]), sum))
 		}
 	})
 }

@@ -25,7 +25,7 @@ var goldenRevisions = []uint64{2*goldenMinute + 4, 3*goldenMinute + 1, 3*goldenM
 // Data files of every format that a release wrote are read, with all that they
 // hold: live keys, history, changes, state and records for exactly-once.
 func TestGoldenDataFiles(t *testing.T) {
-	for format := 1; format <= formatNumber; format++ {
+	for format := oldestFormat; format <= formatNumber; format++ {
 		name := fmt.Sprintf("data-%d", format)
 		data := golden.File(t, name+".db.gz", func() []byte { return makeGolden(t) })
 		cfg := testConfig(t.TempDir())

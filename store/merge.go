@@ -235,17 +235,18 @@ func (l *curLayer) find() (finding, error) {
 	return finding{known: true, live: true, record: rec}, nil
 }
 
-// histLayer is a segment of superseded versions. It stands one version ahead
-// of the key that it has gathered.
+// histLayer is a segment of superseded versions. It stands one block ahead of
+// the key that it has gathered.
 type histLayer struct {
 	cursor  *bbolt.Cursor
 	span    span
 	at      uint64
 	begun   bool
-	k, v    []byte // the version ahead
+	k, v    []byte // the block ahead
 	escaped []byte // the current key as it stands in the file
 	plain   []byte // the current key
-	best    []byte // its newest record at or below at
+	bestK   []byte // its block with the newest version at or below at, if any
+	bestV   []byte
 }
 
 func (l *histLayer) next() (bool, error) {
@@ -263,25 +264,25 @@ func (l *histLayer) next() (bool, error) {
 	if l.k == nil {
 		return false, nil
 	}
-	escaped, rev, err := splitHistKey(l.k)
+	escaped, oldest, err := splitHistKey(l.k)
 	if err != nil {
 		return false, err
 	}
-	l.escaped, l.best = escaped, nil
+	l.escaped, l.bestK = escaped, nil
 	// Not into the old array: the merge compares the last key once more.
 	if l.plain, err = appendUnescaped(make([]byte, 0, len(escaped)), escaped); err != nil {
 		return false, err
 	}
-	// Forward, a key's versions come newest first; backward, oldest first.
+	// Forward, a key's blocks come newest first; backward, oldest first.
 	for {
-		if rev <= l.at && (l.best == nil || l.span.reverse) {
-			l.best = l.v
+		if oldest <= l.at && (l.bestK == nil || l.span.reverse) {
+			l.bestK, l.bestV = l.k, l.v
 		}
 		l.k, l.v = step(l.cursor, l.span.reverse, true, nil, nil)
 		if l.k == nil {
 			return true, nil
 		}
-		if escaped, rev, err = splitHistKey(l.k); err != nil {
+		if escaped, oldest, err = splitHistKey(l.k); err != nil {
 			return false, err
 		}
 		if !bytes.Equal(escaped, l.escaped) {
@@ -293,10 +294,14 @@ func (l *histLayer) next() (bool, error) {
 func (l *histLayer) key() []byte { return l.plain }
 
 func (l *histLayer) find() (finding, error) {
-	if l.best == nil {
+	if l.bestK == nil {
 		return finding{}, nil
 	}
-	rec, err := decodeRecord(l.plain, l.best)
+	b, err := openHistBlock(l.bestK, l.bestV)
+	if err != nil {
+		return finding{}, err
+	}
+	rec, err := b.at(l.at)
 	if err != nil {
 		return finding{}, err
 	}

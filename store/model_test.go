@@ -124,6 +124,9 @@ func (w *writer) entry(t testing.TB, s *Store) {
 	if last != 0 {
 		m.revision = last
 	}
+	if rng.IntN(4) == 0 {
+		w.late(t, b)
+	}
 	if keep := rng.Uint64N(1 << 31); rng.IntN(20) == 0 && keep < m.revision {
 		m.keepSince = max(m.keepSince, m.revision-keep)
 		if b != nil {
@@ -188,6 +191,38 @@ func (w *writer) op(t testing.TB, b *Batch, rev uint64) {
 		}
 	} else if b == nil {
 		rng.IntN(4)
+	}
+}
+
+// late writes some keys at one revision that lies below others, as a
+// transaction may.
+func (w *writer) late(t testing.TB, b *Batch) {
+	t.Helper()
+	m, rng := w.model, w.rng
+	keys := make([][]byte, 1+rng.IntN(3))
+	above := m.keepSince
+	for i := range keys {
+		keys[i] = randomKey(rng, w.keys)
+		if vs := m.keys[string(keys[i])]; len(vs) > 0 {
+			above = max(above, vs[len(vs)-1].ModRevision)
+		}
+	}
+	if above >= m.revision {
+		return
+	}
+	rev := above + 1 + rng.Uint64N(m.revision-above)
+	written := make(map[string]bool)
+	for _, key := range keys {
+		if written[string(key)] {
+			continue
+		}
+		written[string(key)] = true
+		value := fmt.Appendf(nil, "late %d", rev)
+		prev, existed := m.put(rev, key, value, 0)
+		if b != nil {
+			got, ok, err := b.Put(rev, key, value, 0)
+			checkPrev(t, "late put", got, ok, err, prev, existed)
+		}
 	}
 }
 

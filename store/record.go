@@ -6,14 +6,13 @@ import (
 	"hash/crc32"
 )
 
-// A record, in `cur` and in `hist/<segment>`, is
+// A record of `cur` is
 //
 //	format byte | mod revision | create revision | version | lease | CRC32C | value
 //
 // with integers in big-endian order. The checksum covers the user's key, the
-// header before it, and the value, so that a record moves from `cur` to
-// `hist` unchanged, and one that is found under another key is a fault. A
-// tombstone has version 0 and no value. bbolt checks no data pages; this does.
+// header before it, and the value, so that a record that is found under another
+// key is a fault. bbolt checks no data pages; this does.
 const (
 	recordFormat = 1
 	crcOffset    = 1 + 4*8
@@ -35,8 +34,8 @@ func segmentBelow(segment, keepSince uint64) bool {
 	return segment < segmentOf(keepSince)
 }
 
-// record is a decoded version of some key. Its value aliases what it was
-// decoded from.
+// record is a decoded version of some key; a tombstone has version 0 and no
+// value. Its value aliases what it was decoded from.
 type record struct {
 	mod, create, count, lease uint64
 	value                     []byte
@@ -107,7 +106,8 @@ func appendEscaped(dst, key []byte) []byte {
 	return append(dst, 0x00, 0x01)
 }
 
-// appendHistKey appends the key of a record in `hist`: newest first per key.
+// appendHistKey appends the key that something of key at rev has in `hist`:
+// newest first per key.
 func appendHistKey(dst, key []byte, rev uint64) []byte {
 	return binary.BigEndian.AppendUint64(appendEscaped(dst, key), ^rev)
 }
@@ -139,54 +139,9 @@ func appendUnescaped(dst, escaped []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// What happened to a key, in `chg/<segment>`.
-const (
-	changePut    = 1
-	changeDelete = 2
-)
-
-// change is an entry of `chg`: revision and key -> kind, the live revision
-// that it superseded (0: none), CRC32C over all of it.
-type change struct {
-	rev  uint64
-	key  []byte
-	kind byte
-	prev uint64
-}
-
-const changeSize = 1 + 8 + 4
-
-func (c change) appendKey(dst []byte) []byte {
-	return append(binary.BigEndian.AppendUint64(dst, c.rev), c.key...)
-}
-
-// encode appends the value that stands under boltKey.
-func (c change) encode(dst, boltKey []byte) []byte {
-	start := len(dst)
-	dst = append(dst, c.kind)
-	dst = binary.BigEndian.AppendUint64(dst, c.prev)
-	sum := crc32.Update(crc32.Checksum(boltKey, castagnoli), castagnoli, dst[start:])
-	return binary.BigEndian.AppendUint32(dst, sum)
-}
-
-func decodeChange(k, v []byte) (change, error) {
-	if len(k) <= 8 || len(v) != changeSize {
-		return change{}, fmt.Errorf("change %x: %w: bad size", k, ErrCorrupt)
-	}
-	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, v[:9])
-	if sum != binary.BigEndian.Uint32(v[9:]) {
-		return change{}, fmt.Errorf("change %x: %w: checksum does not match", k, ErrCorrupt)
-	}
-	if v[0] != changePut && v[0] != changeDelete {
-		return change{}, fmt.Errorf("change %x: %w: unknown kind %d", k, ErrCorrupt, v[0])
-	}
-	return change{rev: binary.BigEndian.Uint64(k), key: k[8:], kind: v[0], prev: binary.BigEndian.Uint64(v[1:])}, nil
-}
-
-// seal appends to data a checksum over key and data; open takes it off.
+// seal appends to data a checksum over key and data; unseal takes it off.
 func seal(key, data []byte) []byte {
-	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, data)
-	return binary.BigEndian.AppendUint32(data, sum)
+	return binary.BigEndian.AppendUint32(data, sealSum(key, data))
 }
 
 func unseal(key, data []byte) ([]byte, error) {
@@ -194,9 +149,12 @@ func unseal(key, data []byte) ([]byte, error) {
 	if cut < 0 {
 		return nil, fmt.Errorf("record %q: %w: %d bytes", key, ErrCorrupt, len(data))
 	}
-	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, data[:cut])
-	if sum != binary.BigEndian.Uint32(data[cut:]) {
+	if sealSum(key, data[:cut]) != binary.BigEndian.Uint32(data[cut:]) {
 		return nil, fmt.Errorf("record %q: %w: checksum does not match", key, ErrCorrupt)
 	}
 	return data[:cut:cut], nil
+}
+
+func sealSum(key, data []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, data)
 }

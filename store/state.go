@@ -56,10 +56,12 @@ var (
 )
 
 // formatMagic and formatNumber stand at formatKey. The number changes when an
-// older version could misread the file.
+// older version could misread the file; what is below oldestFormat was written
+// before the first release, and is not read.
 const (
 	formatMagic  = "kvd-store"
-	formatNumber = 1
+	formatNumber = 2
+	oldestFormat = 2
 )
 
 // stateFields is the number of integers in the state record.
@@ -87,8 +89,11 @@ func checkFormat(tx *bbolt.Tx) error {
 		return ErrForeign
 	}
 	// The number is read before the checksum: a later format may seal otherwise.
-	if number := binary.BigEndian.Uint32(format[len(formatMagic):]); number > formatNumber {
+	switch number := binary.BigEndian.Uint32(format[len(formatMagic):]); {
+	case number > formatNumber:
 		return fmt.Errorf("%w: %d, this version reads up to %d", ErrNewerFormat, number, formatNumber)
+	case number < oldestFormat:
+		return fmt.Errorf("%w: %d, this version reads from %d on", ErrOlderFormat, number, oldestFormat)
 	}
 	if _, err := unseal(formatKey, format); err != nil {
 		return err
