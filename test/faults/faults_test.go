@@ -79,9 +79,11 @@ func (r *round) run(t *testing.T) {
 	r.schedule = schedule.Draw(rand.New(rand.NewPCG(r.seed, 1)), schedule.Config{
 		Nodes: nodes, Duration: r.time, Faults: x.faults(),
 	})
+	began := time.Now()
 	if err := x.recover(recoverWait); err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("all nodes were ready %v after their start", time.Since(began).Round(time.Millisecond))
 	if err := r.play(t, x); err != nil {
 		t.Error(err)
 	} else {
@@ -90,7 +92,7 @@ func (r *round) run(t *testing.T) {
 			x.cluster.Stop(i)
 		}
 	}
-	began := time.Now()
+	began = time.Now()
 	ops := r.recorder.Ops()
 	if err := check.Registers(ops, judgeLimit); err != nil {
 		t.Error(err)
@@ -118,9 +120,11 @@ func (r *round) play(t *testing.T, x *target) error {
 	if r.faults, err = schedule.Play(t.Context(), r.schedule, x); err != nil {
 		return err
 	}
+	over := time.Now()
 	if err := x.recover(recoverWait); err != nil {
 		return err
 	}
+	t.Logf("all nodes were ready %v after the last fault", time.Since(over).Round(time.Millisecond))
 	cancel()
 	all.Wait()
 	reading, done := context.WithTimeout(t.Context(), recoverWait)
