@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvd-io/kvd/proto/msgpack"
 	"github.com/kvd-io/kvd/store"
 )
 
@@ -137,10 +138,14 @@ func snapshotMeta(m store.SnapshotMeta) (*raft.SnapshotMeta, error) {
 	}, nil
 }
 
-// decodeConfiguration is raft.DecodeConfiguration with an error for its panic.
+// decodeConfiguration is raft.DecodeConfiguration with an error for its panic,
+// and for what would make it allocate without bounds.
 func decodeConfiguration(data []byte) (c raft.Configuration, err error) {
 	if len(data) == 0 {
 		return c, nil
+	}
+	if err := msgpack.Check(data); err != nil {
+		return c, fmt.Errorf("decode raft configuration: %w", err)
 	}
 	defer func() {
 		if r := recover(); r != nil {

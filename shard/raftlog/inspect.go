@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/kvd-io/kvd/proto/msgpack"
 	"github.com/kvd-io/kvd/store/vfs"
 )
 
@@ -78,7 +79,7 @@ func checkSize(f *os.File, path string) error {
 	return nil
 }
 
-// walk reads all keys and the ends of all values.
+// walk reads all keys, and the shape and the ends of all values.
 func walk(tx *bbolt.Tx, path string) (contents, error) {
 	logs, conf := tx.Bucket(boltLogs), tx.Bucket(boltConf)
 	if logs == nil || conf == nil {
@@ -88,6 +89,9 @@ func walk(tx *bbolt.Tx, path string) (contents, error) {
 	err := logs.ForEach(func(k, v []byte) error {
 		if len(k) != 8 || len(v) == 0 {
 			return fmt.Errorf("%w: %s: record with a key of %d and a value of %d bytes", ErrCorrupt, path, len(k), len(v))
+		}
+		if err := msgpack.Check(v); err != nil {
+			return fmt.Errorf("%w: %s: entry %d: %w", ErrCorrupt, path, binary.BigEndian.Uint64(k), err)
 		}
 		index := binary.BigEndian.Uint64(k)
 		if found.last != 0 && index != found.last+1 {
