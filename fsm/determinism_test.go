@@ -280,12 +280,12 @@ func (g *generator) logs(n int) []*raft.Log {
 		}
 		log := &raft.Log{Index: g.index, Term: g.term, Type: raft.LogCommand}
 		switch {
-		case i == 0 || g.rng.IntN(50) == 0:
-			log.Type = raft.LogConfiguration
-			log.Data = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "n1"}}})
 		case i == 2:
 			data, _ := Encode(&logpb.Entry{Term: g.term, Base: g.rev, Groups: []*logpb.Group{group(0, slotsInit(g.slots()))}})
 			log.Data = data
+		case i == 0 || g.rng.IntN(50) == 0:
+			log.Type = raft.LogConfiguration
+			log.Data = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "n1"}}})
 		default:
 			log.Data, _ = Encode(g.entry())
 		}

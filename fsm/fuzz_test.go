@@ -15,10 +15,11 @@ import (
 	"github.com/kvd-io/kvd/test/seeded"
 )
 
-// Bounds on the logs of FuzzDeterminism: one record for so many bytes of input.
+// Bounds on the logs of FuzzDeterminism: one record for so many bytes of input,
+// and no more than history is kept for if none of them writes anything.
 const (
 	fuzzLogBytes = 16
-	fuzzMaxLog   = 200
+	fuzzMaxLog   = 150
 )
 
 // Whatever the log, and wherever a replica is checkpointed, restarted, has taken
