@@ -70,8 +70,8 @@ func TestGoldenEntries(t *testing.T) {
 // A log and a snapshot of every format that a release wrote: the snapshot is
 // installed, and holds what applying the log leads to, and what it held then.
 func TestGoldenSnapshot(t *testing.T) {
-	const format = 1
-	data := golden.File(t, fmt.Sprintf("log-%d.gz", format), func() []byte {
+	const logFormat, format = 1, 2 // of the entries, and of the store's data files
+	data := golden.File(t, fmt.Sprintf("log-%d.gz", logFormat), func() []byte {
 		return packLogs(newGenerator(rand.New(rand.NewPCG(1, 1))).logs(80))
 	})
 	logs := unpackLogs(t, data)

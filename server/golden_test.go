@@ -33,7 +33,8 @@ func goldenAttempt(put *kvdpb.PutRequest) *kvdpb.PutRequest {
 // some is in the data files, the rest in the log alone.
 func TestGoldenDirectory(t *testing.T) {
 	const name = "n1"
-	data := golden.File(t, "directory-1.tar.gz", func() []byte { return makeGolden(t, name) })
+	// The number is that of the store's data files.
+	data := golden.File(t, "directory-2.tar.gz", func() []byte { return makeGolden(t, name) })
 	c := layCluster(t, 1)
 	unpackDirectory(t, data, filepath.Join(c.dir, name))
 	c.start(name)
