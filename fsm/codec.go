@@ -36,13 +36,26 @@ func EncodedSize(e *logpb.Entry) int { return headerBytes + e.SizeVT() }
 // e alias data, which must not change afterwards. It does not judge what the
 // entry says.
 func Decode(data []byte, e *logpb.Entry) error {
+	body, err := verify(data)
+	if err != nil {
+		return err
+	}
+	return unmarshal(body, e)
+}
+
+// verify returns the message in what Encode made.
+func verify(data []byte) (body []byte, err error) {
 	if len(data) < headerBytes || data[0] != entryFormat {
-		return ErrFormat
+		return nil, ErrFormat
 	}
-	body := data[headerBytes:]
+	body = data[headerBytes:]
 	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(data[1:]) {
-		return ErrChecksum
+		return nil, ErrChecksum
 	}
+	return body, nil
+}
+
+func unmarshal(body []byte, e *logpb.Entry) error {
 	if err := e.UnmarshalVTUnsafe(body); err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/store"
 )
@@ -58,6 +57,7 @@ type FSM struct {
 	floor      uint64
 	keepSince  uint64
 	hintedSize int // of the dedupe table when hint was made
+	decoder    decoder
 
 	records atomic.Int64  // in the dedupe table
 	hint    atomic.Uint64 // see DedupeFloor
@@ -145,11 +145,12 @@ func (f *FSM) apply(log *raft.Log, result *Result, t *tally) {
 }
 
 func (f *FSM) applyCommand(log *raft.Log, result *Result, t *tally) error {
-	var e logpb.Entry
-	if err := Decode(log.Data, &e); err != nil {
+	e, err := f.decoder.decode(log.Data)
+	defer f.decoder.release()
+	if err != nil {
 		return err
 	}
-	commands, err := check(&e)
+	commands, err := check(e)
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func (f *FSM) applyCommand(log *raft.Log, result *Result, t *tally) error {
 		result.Void = VoidBase
 	default:
 		t.commands += commands
-		return f.applyEntry(log, &e, commands, result)
+		return f.applyEntry(log, e, commands, result)
 	}
 	t.void[result.Void-1]++
 	f.store.Begin(log.Index, log.Term).Commit(0)
