@@ -20,8 +20,10 @@ const (
 
 // conn is one connection: near is whom it comes from, far where it goes.
 type conn struct {
-	near   *net.TCPConn
-	cancel context.CancelFunc // resets it
+	near      *net.TCPConn
+	from      string // the host at near
+	out, back *path
+	cancel    context.CancelFunc // resets it
 
 	mu     sync.Mutex   // guards what follows
 	far    *net.TCPConn // nil before it is dialled
@@ -29,15 +31,15 @@ type conn struct {
 }
 
 // carry forwards the connection until both sides have closed it, or it breaks.
-func (c *conn) carry(ctx context.Context, l *link) {
+func (c *conn) carry(ctx context.Context, target string) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer c.reset() // nothing is left to tell when both have closed
-	there, back := newStream(l.out, l.back), newStream(l.back, l.out)
+	there, back := newStream(c.out, c.back), newStream(c.back, c.out)
 	all.Go(func() { there.fill(ctx, c.near) })
-	far, err := l.dial(ctx, there)
+	far, err := c.dial(ctx, target, there)
 	if err != nil {
-		_ = l.back.pass(ctx, time.Now()) // the refusal has its way to go, too
+		_ = c.back.pass(ctx, time.Now()) // the refusal has its way to go, too
 		return
 	}
 	if !c.connected(far) {
@@ -57,6 +59,23 @@ func (c *conn) carry(ctx context.Context, l *link) {
 		})
 	}
 	drained.Wait()
+}
+
+// dial connects to the target, unless the one who wants it has given up.
+func (c *conn) dial(ctx context.Context, target string, there *stream) (*net.TCPConn, error) {
+	if err := c.out.pass(ctx, time.Now()); err != nil {
+		return nil, err
+	}
+	if there.ended.Load() {
+		return nil, errGone
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	far, err := new(net.Dialer).DialContext(ctx, "tcp", target)
+	if err != nil {
+		return nil, err
+	}
+	return far.(*net.TCPConn), nil
 }
 
 // connected notes the far side; false: it came too late.
@@ -109,6 +128,7 @@ func (s *stream) fill(ctx context.Context, from *net.TCPConn) {
 	buf := make([]byte, chunkBytes)
 	for {
 		n, err := from.Read(buf)
+		s.path.sent.Add(int64(n))
 		if n > 0 && !s.push(ctx, chunk{data: bytes.Clone(buf[:n])}) {
 			return
 		}
@@ -162,5 +182,6 @@ func (s *stream) drain(ctx context.Context, to *net.TCPConn) error {
 			// along the other path.
 			return errors.Join(err, s.reverse.pass(ctx, time.Now()))
 		}
+		s.path.delivered.Add(int64(len(c.data)))
 	}
 }

@@ -15,12 +15,14 @@ const (
 	dialTimeout = 5 * time.Second
 )
 
-// link forwards the connections that one host makes to one port of another.
+// link forwards the connections that are made to one port of a host.
 type link struct {
-	target    string
-	listener  *net.TCPListener
-	out, back *path
-	stop      context.CancelFunc
+	links    *Links // has the paths
+	to       string
+	target   string
+	dialler  func(net.Conn) (from string, err error) // tells who makes a connection
+	listener *net.TCPListener
+	stop     context.CancelFunc
 
 	mu    sync.Mutex // guards conns
 	conns map[*conn]struct{}
@@ -44,9 +46,28 @@ func (l *link) run(ctx context.Context) {
 		all.Go(func() {
 			defer l.remove(c)
 			defer context.AfterFunc(connCtx, c.reset)()
-			c.carry(connCtx, l)
+			l.serve(connCtx, c)
 		})
 	}
+}
+
+// serve carries a connection once it is known whose it is.
+func (l *link) serve(ctx context.Context, c *conn) {
+	from, err := l.dialler(c.near)
+	if err != nil {
+		c.reset() // whoever it is dials again
+		return
+	}
+	l.know(c, from)
+	c.carry(ctx, l.target)
+}
+
+// know puts the connection on the paths between its hosts.
+func (l *link) know(c *conn, from string) {
+	out, back := l.links.between(from, l.to)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.from, c.out, c.back = from, out, back
 }
 
 func (l *link) add(c *conn) bool {
@@ -66,27 +87,13 @@ func (l *link) remove(c *conn) {
 	c.cancel()
 }
 
-func (l *link) reset() {
+// reset breaks the connections that a host has made.
+func (l *link) reset(from string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for c := range l.conns {
-		c.cancel()
+		if c.from == from {
+			c.cancel()
+		}
 	}
-}
-
-// dial connects to the target, unless the one who wants it has given up.
-func (l *link) dial(ctx context.Context, there *stream) (*net.TCPConn, error) {
-	if err := l.out.pass(ctx, time.Now()); err != nil {
-		return nil, err
-	}
-	if there.ended.Load() {
-		return nil, errGone
-	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	far, err := new(net.Dialer).DialContext(ctx, "tcp", l.target)
-	if err != nil {
-		return nil, err
-	}
-	return far.(*net.TCPConn), nil
 }

@@ -19,7 +19,7 @@ type Links struct {
 	work sync.WaitGroup // the links' goroutines
 
 	mu    sync.Mutex // guards links, paths
-	links map[direction]*link
+	links []*link
 	paths map[direction]*path
 }
 
@@ -27,28 +27,55 @@ type direction struct{ from, to string }
 
 // New returns a network without links. It must be closed.
 func New() *Links {
-	return &Links{links: map[direction]*link{}, paths: map[direction]*path{}}
+	return &Links{paths: map[direction]*path{}}
 }
 
 // Open makes a link for the connections that one host makes to a port of
 // another, which listens at target, or will. It returns the address to dial
 // instead. There is one link for each pair of hosts and direction.
 func (l *Links) Open(ctx context.Context, from, to, target string) (addr string, err error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	addr, err = l.open(ctx, to, target, func(net.Conn) (string, error) { return from, nil })
 	if err != nil {
 		return "", fmt.Errorf("open link from %s to %s: %w", from, to, err)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	return addr, nil
+}
+
+// OpenShared makes a link that all hosts dial, for a port that has to have the
+// same address for everybody. dialler tells which host has made a connection;
+// one whose maker it does not know is reset. It is called for several at a time.
+func (l *Links) OpenShared(ctx context.Context, to, target string, dialler func(net.Conn) (from string, err error)) (addr string, err error) {
+	addr, err = l.open(ctx, to, target, dialler)
+	if err != nil {
+		return "", fmt.Errorf("open link to %s: %w", to, err)
+	}
+	return addr, nil
+}
+
+func (l *Links) open(ctx context.Context, to, target string, dialler func(net.Conn) (string, error)) (string, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
 	running, stop := context.WithCancel(context.Background())
 	k := &link{
-		target: target, listener: listener.(*net.TCPListener),
-		out: l.path(from, to), back: l.path(to, from),
-		conns: map[*conn]struct{}{}, stop: stop,
+		links: l, to: to, target: target, dialler: dialler,
+		listener: listener.(*net.TCPListener), stop: stop,
+		conns: map[*conn]struct{}{},
 	}
-	l.links[direction{from, to}] = k
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.links = append(l.links, k)
 	l.work.Go(func() { k.run(running) })
 	return listener.Addr().String(), nil
+}
+
+// between returns the way out and the way back of what one host dials another
+// with.
+func (l *Links) between(from, to string) (out, back *path) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.path(from, to), l.path(to, from)
 }
 
 // path returns the way of everything that a host sends to another, by
@@ -79,14 +106,30 @@ func (l *Links) Delay(from, to string, by time.Duration) {
 	l.change(from, to, func(p *path) { p.delay = by })
 }
 
+// Traffic is what has gone from one host to another, in bytes.
+type Traffic struct {
+	Sent      int64 // taken from the sender
+	Delivered int64 // written to the receiver
+}
+
+// Traffic returns what has gone from one host to another so far, in whichever
+// connections.
+func (l *Links) Traffic(from, to string) Traffic {
+	p, _ := l.between(from, to)
+	return Traffic{Sent: p.sent.Load(), Delivered: p.delivered.Load()}
+}
+
 // Reset breaks all connections between two hosts, whoever made them, at both
 // ends at once.
 func (l *Links) Reset(a, b string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, d := range []direction{{a, b}, {b, a}} {
-		if k := l.links[d]; k != nil {
-			k.reset()
+	for _, k := range l.links {
+		switch k.to {
+		case a:
+			k.reset(b)
+		case b:
+			k.reset(a)
 		}
 	}
 }

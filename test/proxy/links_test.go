@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -255,5 +256,75 @@ func TestCloseWhileBlocked(t *testing.T) {
 	n.links.Close()
 	if _, err := net.Dial("tcp", n.dials["a"]); err == nil {
 		t.Error("a closed link accepts connections")
+	}
+}
+
+// TestShared tells the hosts that dial one port apart, and resets who is not
+// known.
+func TestShared(t *testing.T) {
+	n := newNetwork(t)
+	var who atomic.Pointer[string]
+	addr, err := n.links.OpenShared(t.Context(), "b", n.ports["b"].Addr().String(), func(net.Conn) (string, error) {
+		if from := who.Load(); from != nil {
+			return *from, nil
+		}
+		return "", errors.New("nobody")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stranger, err := net.Dial("tcp", addr); err == nil { // else it was reset at once
+		defer stranger.Close()
+		stranger.SetReadDeadline(time.Now().Add(soon))
+		if _, err := stranger.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a connection that nobody has made: %v", err)
+		}
+	}
+
+	ends := map[string][2]net.Conn{}
+	for _, from := range []string{"a", "c"} {
+		who.Store(&from)
+		near, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer near.Close()
+		far, err := n.accept("b", soon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[from] = [2]net.Conn{near, far}
+	}
+	n.links.Block("a", "b")
+	for from, end := range ends {
+		send(t, end[0], "from "+from)
+		send(t, end[1], "to "+from)
+		receive(t, end[0], "to "+from)
+	}
+	receive(t, ends["c"][1], "from c")
+	receiveNothing(t, ends["a"][1])
+	n.links.Reset("b", "a")
+	ends["a"][0].SetReadDeadline(time.Now().Add(soon))
+	if _, err := ends["a"][0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after the reset: %v", err)
+	}
+	send(t, ends["c"][0], "still")
+	receive(t, ends["c"][1], "still")
+}
+
+// TestTraffic counts what is held as sent, and not as delivered.
+func TestTraffic(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.connect("a", "b")
+	send(t, a, "12345")
+	receive(t, b, "12345")
+	n.links.Block("a", "b")
+	send(t, a, "678")
+	receiveNothing(t, b)
+	if got, want := n.links.Traffic("a", "b"), (Traffic{Sent: 8, Delivered: 5}); got != want {
+		t.Errorf("from a to b: %+v, want %+v", got, want)
+	}
+	if got := n.links.Traffic("b", "a"); got != (Traffic{}) {
+		t.Errorf("from b to a: %+v, want nothing", got)
 	}
 }

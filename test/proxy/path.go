@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,6 +14,8 @@ type path struct {
 	blocked bool
 	delay   time.Duration
 	changed chan struct{} // closed and replaced at each change
+
+	sent, delivered atomic.Int64 // bytes
 }
 
 func newPath() *path { return &path{changed: make(chan struct{})} }
