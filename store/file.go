@@ -95,6 +95,9 @@ func openFile(path string, o fileOptions, create bool) (_ *file, err error) {
 	if create {
 		return f, guard(func() error { return f.db.Update(writeFormat) })
 	}
+	if err := checkDirectory(f.handle, metaBucket, dedupeBucket); err != nil {
+		return f, err
+	}
 	return f, guard(func() error { return f.db.View(checkFormat) })
 }
 

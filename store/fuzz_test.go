@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"reflect"
 	"testing"
@@ -137,12 +138,26 @@ func checkState(t *testing.T, meta *bbolt.Bucket) {
 	}
 }
 
+// openDamaged opens a data file that may be damaged: that ends, with an error or a
+// store.
+func openDamaged(t *testing.T, data []byte) {
+	t.Helper()
+	cfg := Config{Path: filepath.Join(t.TempDir(), "damaged.db"), Logger: slog.New(slog.DiscardHandler)}
+	if err := os.WriteFile(cfg.Path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Open(cfg); err == nil {
+		_ = s.Close() // which may tell of damage, too
+	}
+}
+
 // maxInstallReads bounds what a damaged file, whose pages may form circles, is
 // read for.
 const maxInstallReads = 100
 
-// A snapshot stream that is damaged anywhere is refused or installed; what it
-// then holds is read, or the store fails, and nothing panics. The input is
+// A data file that is damaged anywhere is opened or refused; as a snapshot stream
+// it is refused or installed; what it then holds is read, or the store fails, and
+// nothing panics. The input is
 // changes to a good stream, 5 bytes each: where, and what to.
 func FuzzInstall(f *testing.F) {
 	quiet := slog.New(slog.DiscardHandler)
@@ -175,6 +190,7 @@ func FuzzInstall(f *testing.F) {
 			bad[int(binary.BigEndian.Uint32(changes))%len(bad)] = changes[4]
 		}
 		bad = bad[:len(bad)-int(cut)%len(bad)]
+		openDamaged(t, bad)
 		s := mustOpen(t, Config{Path: filepath.Join(t.TempDir(), "data.db"), Logger: quiet})
 		defer s.Close()
 		i, err := s.NewInstall()

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -99,13 +100,18 @@ func (i *Install) settled() {
 	s.mu.Unlock()
 }
 
-// inspect opens the data file at path, closes it, and returns what it is.
+// inspect opens the data file at path, walks all its pages, closes it, and returns
+// what it is.
 func (s *Store) inspect(path string) (meta SnapshotMeta, err error) {
 	f, err := openFile(path, s.fileOptions(), false)
 	if err != nil {
 		return meta, err
 	}
 	err = guard(func() error {
+		// Not what a restart could afford, but little beside the transfer.
+		if err := checkPages(context.Background(), f.handle); err != nil {
+			return fmt.Errorf("structure: %w", err)
+		}
 		tx, err := f.begin()
 		if err != nil {
 			return err

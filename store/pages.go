@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/kvd-io/kvd/store/vfs"
 )
@@ -124,15 +126,76 @@ type pageWalker struct {
 
 // checkPages walks all pages of a file.
 func checkPages(ctx context.Context, source io.ReaderAt) error {
-	m, err := readMeta(source)
+	w, err := newPageWalker(source)
 	if err != nil {
 		return err
 	}
-	w := &pageWalker{source: source, meta: m, seen: make([]bool, m.pages)}
-	if err := w.tree(ctx, m.root); err != nil {
+	if err := w.tree(ctx, w.meta.root); err != nil {
 		return err
 	}
 	return w.freelist()
+}
+
+// checkDirectory walks the pages that opening a file reads: those of bbolt's
+// directory of buckets, and of the buckets of that name. bbolt would follow a
+// circle of them for ever.
+func checkDirectory(source io.ReaderAt, buckets ...[]byte) error {
+	w, err := newPageWalker(source)
+	if err != nil {
+		return err
+	}
+	pending := []uint64{w.meta.root}
+	var roots []uint64
+	for len(pending) > 0 {
+		id := pending[len(pending)-1]
+		page, err := w.page(id)
+		if err != nil {
+			return err
+		}
+		children, err := appendChildren(nil, page, true)
+		if err != nil {
+			return fmt.Errorf("page %d: %w", id, err)
+		}
+		pending = pending[:len(pending)-1]
+		if binary.NativeEndian.Uint16(page[8:]) == boltBranch {
+			pending = append(pending, children...)
+			continue
+		}
+		roots = appendRoots(roots, page, buckets)
+	}
+	for _, root := range roots {
+		if err := w.tree(context.Background(), root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// appendRoots appends the root pages of the buckets of these names in a leaf page
+// of the directory, which has been checked.
+func appendRoots(dst []uint64, page []byte, buckets [][]byte) []uint64 {
+	end := boltHeaderSize + int(binary.NativeEndian.Uint16(page[10:]))*boltElementSize
+	for at := boltHeaderSize; at < end; at += boltElementSize {
+		u32 := func(i int) int { return int(binary.NativeEndian.Uint32(page[at+4*i:])) }
+		if u32(0)&boltSubtree == 0 {
+			continue
+		}
+		key := at + u32(1)
+		value := key + u32(2)
+		root := binary.NativeEndian.Uint64(page[value:])
+		if root != 0 && slices.ContainsFunc(buckets, func(name []byte) bool { return bytes.Equal(name, page[key:value]) }) {
+			dst = append(dst, root)
+		}
+	}
+	return dst
+}
+
+func newPageWalker(source io.ReaderAt) (*pageWalker, error) {
+	m, err := readMeta(source)
+	if err != nil {
+		return nil, err
+	}
+	return &pageWalker{source: source, meta: m, seen: make([]bool, m.pages)}, nil
 }
 
 // page reads page id with its overflow, after its header has been checked.
