@@ -5,7 +5,8 @@
 #   load      load 5 million keys: rate over time, memory, disk, write amplification
 #   restart   time to serve again at 0.1, 1 and 5 million keys
 #   shards    1, 4, 16 and 64 shards under the same load, and idle
-#   failover  time without a leader after kill -9 of a node
+#   failover  time without writes after kill -9, SIGSTOP, a graceful stop and a one-way
+#             partition of the node that leads most, beside etcd (about 15 minutes)
 # The first run builds etcd from its Go module (a minute or two). All flags: --help.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -13,8 +14,9 @@ cd "$root"
 mkdir -p bin
 
 # Each in its own module: kvd depends neither on etcd nor on its client.
-build() { (cd "$1" && go build -trimpath -o "$root/bin/$2" "$3") >&2; }
+build() { (cd "$1" && go build -trimpath -o "$root/bin/$2" "${@:3}") >&2; }
 build . kvd ./cmd/kvd
+build . kvd-faults -tags faults ./cmd/kvd
 build test/bench kvd-bench .
 build test/bench/etcdserver etcd go.etcd.io/etcd/server/v3
 

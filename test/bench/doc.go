@@ -1,8 +1,8 @@
 // Command bench compares kvd with etcd on one machine: it starts three real
 // processes of each in turn, drives both with the same load generator
-// (cmd/kvctl/bench), and prints ratios. Further commands measure kvd alone
-// where there is nothing to compare: loading, restart, number of shards, death
-// of a node.
+// (cmd/kvctl/bench), and prints ratios, or, of faults of a leader, the times
+// without writes. Further commands measure kvd alone where there is nothing to
+// compare: loading, restart, number of shards.
 //
 // It is a module of its own so that kvd does not depend on etcd; the etcd
 // server is built in yet another one, etcdserver, with the very dependencies

@@ -12,7 +12,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	kvdclient "github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/cmd/kvctl/bench"
+	"github.com/kvd-io/kvd/test/proxy"
 )
 
 const etcdName = "etcd"
@@ -22,6 +24,7 @@ type etcd struct {
 	processes nodes
 	endpoints []string
 	clients   int
+	proxies   *network
 }
 
 func newEtcd(o options, dir string) (*etcd, error) {
@@ -31,17 +34,30 @@ func newEtcd(o options, dir string) (*etcd, error) {
 	}
 	e := &etcd{root: dir, clients: o.etcdClients}
 	names := []string{"e1", "e2", "e3"}
-	initial := joinPairs(names, addrs[clusterSize:], "http://")
-	for i, name := range names {
-		client, peer := addrs[i], addrs[clusterSize+i]
-		n := &node{
+	for _, name := range names {
+		e.processes = append(e.processes, &node{
 			name: name, binary: o.etcdBinary,
 			dataDir: filepath.Join(dir, name), logFile: filepath.Join(dir, name+".log"),
+		})
+	}
+	peers := addrs[clusterSize:]
+	advertised := peers
+	if o.proxied {
+		e.proxies, err = newNetwork(names, func(links *proxy.Links) error {
+			advertised, err = sharedLinks(context.Background(), links, names, peers, e.processes)
+			return err
+		})
+		if err != nil {
+			return nil, err
 		}
+	}
+	initial := joinPairs(names, advertised, "http://")
+	for i, n := range e.processes {
+		client := addrs[i]
 		n.args = []string{
-			"--name", name, "--data-dir", n.dataDir,
+			"--name", n.name, "--data-dir", n.dataDir,
 			"--listen-client-urls", "http://" + client, "--advertise-client-urls", "http://" + client,
-			"--listen-peer-urls", "http://" + peer, "--initial-advertise-peer-urls", "http://" + peer,
+			"--listen-peer-urls", "http://" + peers[i], "--initial-advertise-peer-urls", "http://" + advertised[i],
 			"--initial-cluster", initial, "--initial-cluster-state", "new",
 			"--initial-cluster-token", filepath.Base(dir),
 			"--log-level", "warn",
@@ -49,15 +65,15 @@ func newEtcd(o options, dir string) (*etcd, error) {
 		if o.etcdQuota > 0 {
 			n.args = append(n.args, "--quota-backend-bytes", fmt.Sprint(o.etcdQuota))
 		}
-		e.processes = append(e.processes, n)
 		e.endpoints = append(e.endpoints, client)
 	}
 	return e, os.MkdirAll(dir, 0o700)
 }
 
-func (e *etcd) name() string { return etcdName }
-func (e *etcd) nodes() nodes { return e.processes }
-func (e *etcd) dir() string  { return e.root }
+func (e *etcd) name() string  { return etcdName }
+func (e *etcd) nodes() nodes  { return e.processes }
+func (e *etcd) dir() string   { return e.root }
+func (e *etcd) net() *network { return e.proxies }
 
 func (e *etcd) ready(ctx context.Context) error {
 	for i := range e.endpoints {
@@ -76,6 +92,17 @@ func (e *etcd) ready(ctx context.Context) error {
 // target: etcd's client has no grouping, so unary makes no difference.
 func (e *etcd) target(bool) (target, error) {
 	return e.connect(e.clients, e.endpoints)
+}
+
+// writer: etcd's client waits for a silent member as long as its caller does, so
+// here the caller gives up, after as long as kvd's client does by default.
+func (e *etcd) writer() (target, error) {
+	t, err := e.connect(1, e.endpoints)
+	if err != nil {
+		return nil, err
+	}
+	t.patience = kvdclient.DefaultAttemptTimeout
+	return t, nil
 }
 
 func (e *etcd) connect(clients int, endpoints []string) (*etcdTarget, error) {
@@ -117,6 +144,8 @@ type etcdTarget struct {
 	clients []*clientv3.Client
 	next    atomic.Uint64
 	loaders []*etcdLoader
+	// patience bounds each put; 0: the context alone does.
+	patience time.Duration
 }
 
 func (t *etcdTarget) loader() bench.Target {
@@ -133,6 +162,11 @@ func (t *etcdTarget) client() *clientv3.Client {
 }
 
 func (t *etcdTarget) Put(ctx context.Context, key string, value []byte) error {
+	if t.patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.patience)
+		defer cancel()
+	}
 	_, err := t.client().Put(ctx, key, string(value))
 	return err
 }

@@ -7,132 +7,176 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 )
 
 const (
 	failoverRounds = 5
 	quickFailovers = 2
-	// failoverBefore and failoverAfter are how long writes are watched around
-	// the death of a node.
-	failoverBefore = 2 * time.Second
-	failoverAfter  = 8 * time.Second
-	// failoverRest is what the restarted node is given to get its groups back.
-	failoverRest = 5 * time.Second
+	// spreadWait is what the leaders get to spread over the nodes again before
+	// the next round, and spreadPoll how often that is looked at.
+	spreadWait = 30 * time.Second
+	spreadPoll = 200 * time.Millisecond
+	// spreadRest is longer than kvd's leaders stay before they think of going.
+	spreadRest = 5 * time.Second
+	// probesWait is what a system that is whole gets to tell who leads.
+	probesWait = 5 * time.Second
 )
 
-// runFailover kills the node that leads most, again and again, and tells for
-// how long a client's writes stood still, on the groups that it led and on the
-// others.
-func runFailover(ctx context.Context, o options) error {
-	t := markdown{{"system", "round", "killed", "groups it led", "writes stood still: shortest", "median", "longest", "on other groups: longest"}}
-	for _, kind := range o.systemsOr(kvdName) {
-		lines, err := failoverSystem(ctx, o, kind)
-		if err != nil {
-			return fmt.Errorf("%s: %w", kind, err)
-		}
-		t = append(t, lines...)
-	}
-	fmt.Printf("\ntime between two successful writes of one client, one after the other, around kill -9\n\n")
-	return t.print(os.Stdout)
+// outages are the times without writes that one fault has made in one system,
+// over all rounds.
+type outages struct {
+	led    []time.Duration // of groups that the victim led
+	others []time.Duration
 }
 
-func failoverSystem(ctx context.Context, o options, kind string) (lines markdown, err error) {
-	dir := filepath.Join(o.dir, kind+"-failover")
+// results are by the names of the fault and of the system.
+type results map[string]map[string]*outages
+
+// runFailover has faults befall the node that leads most, again and again, and
+// tells for how long a client's writes stood still, on the groups that it led
+// and on the others.
+func runFailover(ctx context.Context, o options) error {
+	selected, err := selectFaults(o.only)
+	if err != nil {
+		return err
+	}
+	all := results{}
+	for _, f := range selected {
+		all[f.name] = map[string]*outages{}
+	}
+	for _, kind := range o.systemsOr(etcdName, kvdName) {
+		for _, proxied := range []bool{false, true} {
+			part := slices.DeleteFunc(slices.Clone(selected), func(f fault) bool { return f.proxied != proxied })
+			if len(part) == 0 {
+				continue
+			}
+			o.proxied = proxied
+			if err := failoverSystem(ctx, o, kind, part, all); err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
+		}
+	}
+	return reportOutages(os.Stdout, o, selected, all)
+}
+
+// failoverSystem measures faults on one cluster.
+func failoverSystem(ctx context.Context, o options, kind string, part []fault, all results) (err error) {
+	dir := filepath.Join(o.dir, fmt.Sprintf("%s-failover-%s", kind, part[0].name))
 	sys, err := newSystem(kind, o, dir, o.shards)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() { err = errors.Join(err, sys.nodes().kill(), o.remove(dir)) }()
-	if err := launch(ctx, sys, failoverRest); err != nil {
-		return nil, err
+	defer func() {
+		err = errors.Join(err, sys.nodes().kill())
+		sys.net().close()
+		err = errors.Join(err, o.remove(dir))
+	}()
+	if err := launch(ctx, sys, 0); err != nil {
+		return err
 	}
 	rounds := failoverRounds
 	if o.quick {
 		rounds = quickFailovers
 	}
-	for round := range rounds {
-		line, err := failoverRound(ctx, sys)
-		if err != nil {
-			return nil, fmt.Errorf("round %d: %w", round+1, err)
-		}
-		line = append([]string{kind, fmt.Sprint(round + 1)}, line...)
-		o.progress("  %v\n", line)
-		lines = append(lines, line)
+	if o.rounds > 0 {
+		rounds = o.rounds
 	}
-	return lines, nil
+	for _, f := range part {
+		sum := &outages{}
+		all[f.name][kind] = sum
+		for round := range rounds {
+			if err := failoverRound(ctx, o, sys, f, sum); err != nil {
+				return fmt.Errorf("%s: round %d: %w", f.name, round+1, err)
+			}
+		}
+	}
+	return nil
 }
 
-func failoverRound(ctx context.Context, sys system) ([]string, error) {
-	victim, err := sys.leads(ctx)
+// failoverRound has a fault happen once, and the node come back.
+func failoverRound(ctx context.Context, o options, sys system, f fault, sum *outages) error {
+	probes, err := spread(ctx, sys)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	probes, err := sys.probes(ctx)
+	victim := 0
+	gaps, err := watchWrites(ctx, sys, probes, func() error {
+		// Who leads now counts: one may have changed since.
+		if probes, err = askProbes(ctx, sys); err != nil {
+			return err
+		}
+		victim, _ = mostLed(probes)
+		return f.inject(sys, victim)
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	gaps, err := watchWrites(ctx, sys, probes, sys.nodes()[victim])
-	if err != nil {
-		return nil, err
-	}
-	var led, others []time.Duration
+	var r outages
 	for i, p := range probes {
 		if p.leader == victim {
-			led = append(led, gaps[i])
+			r.led = append(r.led, gaps[i])
 		} else {
-			others = append(others, gaps[i])
+			r.others = append(r.others, gaps[i])
 		}
 	}
-	if err := sys.nodes()[victim].start(); err != nil {
-		return nil, err
+	o.progress("  %s: %s of %s, which led %d of %d: %v; others: %v\n",
+		sys.name(), f.name, sys.nodes()[victim].name, len(r.led), len(probes), rounded(r.led), rounded(r.others))
+	sum.led, sum.others = append(sum.led, r.led...), append(sum.others, r.others...)
+	if err := f.heal(sys, victim); err != nil {
+		return err
 	}
 	ready, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
-	if err := sys.nodes().waitFor(ready, sys.name(), sys.ready); err != nil {
-		return nil, err
-	}
-	line := []string{sys.nodes()[victim].name, fmt.Sprintf("%d of %d", len(led), len(probes))}
-	slices.Sort(led)
-	for _, gap := range []time.Duration{led[0], led[len(led)/2], led[len(led)-1]} {
-		line = append(line, gap.Round(time.Millisecond).String())
-	}
-	other := "-"
-	if len(others) > 0 {
-		other = slices.Max(others).Round(time.Millisecond).String()
-	}
-	return append(line, other), pause(ctx, failoverRest)
+	return sys.nodes().waitFor(ready, sys.name(), sys.ready)
 }
 
-// watchWrites writes to each probe without pause, kills the victim meanwhile,
-// and returns each probe's longest time between two successful writes.
-func watchWrites(ctx context.Context, sys system, probes []probe, victim *node) ([]time.Duration, error) {
-	t, err := sys.target(false)
-	if err != nil {
-		return nil, err
+func rounded(list []time.Duration) []time.Duration {
+	short := make([]time.Duration, len(list))
+	for i, d := range list {
+		short[i] = d.Round(time.Millisecond)
 	}
-	watch, cancel := context.WithTimeout(ctx, failoverBefore+failoverAfter)
+	return short
+}
+
+// spread waits until no node leads more groups than its share and no leadership
+// has moved for a while, as far as that comes about. It returns the groups' probes.
+func spread(ctx context.Context, sys system) ([]probe, error) {
+	bounded, cancel := context.WithTimeout(ctx, spreadWait)
 	defer cancel()
-	gaps := make([]time.Duration, len(probes))
-	var writers sync.WaitGroup
-	for i, p := range probes {
-		writers.Go(func() { gaps[i] = longestGap(watch, t, p.key) })
+	var before []probe
+	since := time.Now()
+	for {
+		now, err := sys.probes(bounded)
+		if err != nil || !slices.Equal(now, before) {
+			before, since = now, time.Now()
+		}
+		_, most := mostLed(now)
+		if most <= (len(now)+clusterSize-1)/clusterSize && time.Since(since) >= spreadRest {
+			return now, nil
+		}
+		if pause(bounded, spreadPoll) != nil {
+			return askProbes(ctx, sys)
+		}
 	}
-	err = pause(ctx, failoverBefore)
-	err = errors.Join(err, victim.kill())
-	writers.Wait()
-	return gaps, errors.Join(err, t.close())
 }
 
-func longestGap(ctx context.Context, t target, key string) (longest time.Duration) {
-	last := time.Now()
-	for ctx.Err() == nil {
-		if err := t.Put(ctx, key, []byte("probe")); err != nil && ctx.Err() == nil {
-			continue
-		}
-		now := time.Now()
-		longest, last = max(longest, now.Sub(last)), now
+func askProbes(ctx context.Context, sys system) ([]probe, error) {
+	ctx, cancel := context.WithTimeout(ctx, probesWait)
+	defer cancel()
+	probes, err := sys.probes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask who leads: %w", err)
 	}
-	return longest
+	return probes, nil
+}
+
+// mostLed returns the node that leads most groups, and how many.
+func mostLed(probes []probe) (node, groups int) {
+	count := make([]int, clusterSize)
+	for _, p := range probes {
+		count[p.leader]++
+	}
+	groups = slices.Max(count)
+	return slices.Index(count, groups), groups
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/cmd/kvctl/bench"
 	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/test/proxy"
 )
 
 const kvdName = "kvd"
@@ -23,6 +24,7 @@ type kvd struct {
 	names     []string
 	endpoints []string
 	http      []string
+	proxies   *network
 }
 
 func newKvd(o options, dir string, shards int) (*kvd, error) {
@@ -46,12 +48,34 @@ func newKvd(o options, dir string, shards int) (*kvd, error) {
 		}, o.nodeArgs...)
 		k.processes = append(k.processes, n)
 	}
-	return k, os.MkdirAll(dir, 0o700)
+	if err := os.MkdirAll(dir, 0o700); err != nil || !o.proxied {
+		return k, err
+	}
+	k.proxies, err = newNetwork(k.names, func(links *proxy.Links) error { return k.proxy(links, peers, o.kvdFaults) })
+	return k, err
 }
 
-func (k *kvd) name() string { return kvdName }
-func (k *kvd) nodes() nodes { return k.processes }
-func (k *kvd) dir() string  { return k.root }
+// envDial tells a kvd that was built with the tag faults where to dial peers
+// instead: ADDR=PROXY,...
+const envDial = "FAULTS_DIAL"
+
+// proxy has each node dial the others through links of its own.
+func (k *kvd) proxy(links *proxy.Links, peers []string, binary string) error {
+	dials, err := pairLinks(context.Background(), links, k.names, peers)
+	if err != nil {
+		return err
+	}
+	for i, n := range k.processes {
+		n.binary = binary
+		n.env = append(n.env, envDial+"="+joinPairs(peers, dials[i], ""))
+	}
+	return nil
+}
+
+func (k *kvd) name() string  { return kvdName }
+func (k *kvd) nodes() nodes  { return k.processes }
+func (k *kvd) dir() string   { return k.root }
+func (k *kvd) net() *network { return k.proxies }
 
 // ready asks every node that runs, and then for a write on every shard.
 func (k *kvd) ready(ctx context.Context) error {
@@ -104,6 +128,9 @@ func (k *kvd) target(unary bool) (target, error) {
 	}
 	return kvdTarget{bench.Client{KV: c}}, nil
 }
+
+// writer: the client gives up a node that is silent by itself.
+func (k *kvd) writer() (target, error) { return k.target(false) }
 
 type kvdTarget struct{ bench.Client }
 

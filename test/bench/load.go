@@ -32,9 +32,9 @@ func runLoad(ctx context.Context, o options) error {
 	return nil
 }
 
-func (o options) systemsOr(kind string) []string {
+func (o options) systemsOr(kinds ...string) []string {
 	if o.systems == nil {
-		return []string{kind}
+		return kinds
 	}
 	return o.systems
 }

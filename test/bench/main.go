@@ -25,6 +25,7 @@ type options struct {
 	dir         string
 	keep        bool
 	kvdBinary   string
+	kvdFaults   string
 	etcdBinary  string
 	etcdClients int
 	etcdQuota   int64
@@ -35,6 +36,9 @@ type options struct {
 	check       bool
 	only        []string
 	rounds      int
+
+	// proxied has the nodes reach each other through proxies.
+	proxied bool
 
 	// Of the commands that measure beyond the comparison.
 	keys     int64
@@ -57,7 +61,7 @@ var commands = []command{
 	{"load", "load many keys: rate over time, memory, disk, write amplification", runLoad},
 	{"restart", "time to serve again after a stop and after kill -9, by number of keys", runRestart},
 	{"shards", "1, 4, 16 and 64 shards under the same load, and idle", runShards},
-	{"failover", "time without a leader after kill -9 of a node", runFailover},
+	{"failover", "time without writes after kill -9, SIGSTOP, a stop and a one-way partition of a leader", runFailover},
 }
 
 // errMissed: an aim was missed and the user asked for that to count.
@@ -112,14 +116,15 @@ func parseFlags(args []string) (options, error) {
 	flags.BoolVar(&o.json, "json", false, "print JSON, a line per row")
 	flags.BoolVar(&o.quick, "quick", false, "a short version, about five minutes")
 	flags.BoolVar(&o.check, "check", false, "exit with status 3 if an aim is missed")
-	flags.StringVar(&only, "only", "", "compare only these `rows`, separated by commas")
-	flags.IntVar(&o.rounds, "rounds", 0, "rounds of the comparison (default 3, quick 1)")
-	flags.StringVar(&systems, "systems", "etcd,kvd", "`systems` to measure (load, restart, shards and failover: default kvd)")
+	flags.StringVar(&only, "only", "", "compare, failover: only these `rows`, separated by commas")
+	flags.IntVar(&o.rounds, "rounds", 0, "rounds (compare: default 3, quick 1; failover: 5 of each fault, quick 2)")
+	flags.StringVar(&systems, "systems", "etcd,kvd", "`systems` to measure (load, restart and shards: default kvd)")
 	flags.IntVar(&o.shards, "shards", 4, "shards of kvd")
 	flags.IntVar(&o.etcdClients, "etcd-clients", 1, "etcd clients that share the load")
 	flags.StringVar(&o.dir, "dir", "bin", "`directory` on the disk to measure; data goes below it and is removed")
 	flags.BoolVar(&o.keep, "keep", false, "keep data and logs")
 	flags.StringVar(&o.kvdBinary, "kvd", "bin/kvd", "kvd `binary`")
+	flags.StringVar(&o.kvdFaults, "kvd-faults", "bin/kvd-faults", "kvd `binary` built with the tag faults (failover)")
 	flags.StringVar(&o.etcdBinary, "etcd", "bin/etcd", "etcd `binary`")
 	flags.StringVar(&nodeArgs, "kvd-args", "", "more `flags` for the kvd nodes, separated by spaces")
 	flags.Int64Var(&o.keys, "keys", 5_000_000, "load, restart: keys to load")
@@ -167,9 +172,7 @@ func inDir(ctx context.Context, o options, run func(context.Context, options) er
 }
 
 func runCompare(ctx context.Context, o options) error {
-	if o.systems == nil {
-		o.systems = []string{etcdName, kvdName}
-	}
+	o.systems = o.systemsOr(etcdName, kvdName)
 	selected, err := selectRows(o.only)
 	if err != nil {
 		return err
@@ -196,7 +199,7 @@ func runCompare(ctx context.Context, o options) error {
 	}
 	print := printTable
 	if o.json {
-		print = printJSONLines
+		print = printJSONLines[comparison]
 	}
 	if err := print(os.Stdout, list); err != nil {
 		return err

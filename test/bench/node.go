@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -34,6 +35,8 @@ type node struct {
 	cmd  *exec.Cmd
 	done chan error // receives the exit once
 	past usage      // of earlier processes of this node
+
+	pid atomic.Int64 // of cmd, for other goroutines; 0: there is none
 }
 
 func (n *node) start() error {
@@ -51,6 +54,7 @@ func (n *node) start() error {
 		return fmt.Errorf("start %s: %w", n.name, err)
 	}
 	n.cmd, n.done = cmd, make(chan error, 1)
+	n.pid.Store(int64(cmd.Process.Pid))
 	go func(done chan<- error) { done <- cmd.Wait() }(n.done)
 	return nil
 }
@@ -85,6 +89,17 @@ func (n *node) stop() error { return n.end(syscall.SIGTERM) }
 // kill ends it as a crash would.
 func (n *node) kill() error { return n.end(syscall.SIGKILL) }
 
+// suspend halts the node, as a machine that hangs, until resume.
+func (n *node) suspend() error { return n.signal(syscall.SIGSTOP) }
+func (n *node) resume() error  { return n.signal(syscall.SIGCONT) }
+
+func (n *node) signal(sig syscall.Signal) error {
+	if err := n.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal %s: %w", n.name, err)
+	}
+	return nil
+}
+
 func (n *node) end(sig syscall.Signal) error {
 	if n.cmd == nil {
 		return nil
@@ -92,11 +107,12 @@ func (n *node) end(sig syscall.Signal) error {
 	if u, err := processUsage(n.cmd.Process.Pid); err == nil {
 		n.past = n.past.add(usage{CPU: u.CPU, Written: u.Written})
 	}
-	if err := n.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("signal %s: %w", n.name, err)
+	if err := n.signal(sig); err != nil {
+		return err
 	}
 	cmd := n.cmd
 	n.cmd = nil
+	n.pid.Store(0)
 	select {
 	case <-n.done: //nolint:errcheck // how it ended is what the signal asked for
 		return nil

@@ -58,7 +58,7 @@ func errorsOf(list []sample) (n int64) {
 
 func round1(v float64) float64 { return math.Round(v*10) / 10 }
 
-func printJSONLines(w io.Writer, list []comparison) error {
+func printJSONLines[T any](w io.Writer, list []T) error {
 	enc := json.NewEncoder(w)
 	for _, c := range list {
 		if err := enc.Encode(c); err != nil {

@@ -18,12 +18,16 @@ type system interface {
 	name() string
 	nodes() nodes
 	dir() string
+	// net is what the nodes reach each other through; nil: directly.
+	net() *network
 	// ready returns nil once the cluster serves reads and writes of all keys
 	// through all nodes.
 	ready(ctx context.Context) error
 	// target connects a new client. unary forbids it to group operations, if
 	// it knows how to.
 	target(unary bool) (target, error)
+	// writer connects a new client that gives a silent node up.
+	writer() (target, error)
 	// leads tells which node leads most, as an index into nodes.
 	leads(ctx context.Context) (int, error)
 	// probes are keys, one for each Raft group, with the index of the node
