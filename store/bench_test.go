@@ -96,6 +96,7 @@ func BenchmarkCheckpoint(b *testing.B) {
 		b.Run(fmt.Sprintf("file=%dx", ratio), func(b *testing.B) {
 			cfg := benchConfig(b)
 			cfg.Budget = NewBudget(BudgetConfig{MemtableBytes: 1 << 30, NodeBytes: 2 << 30})
+			cfg.RewriteMinBytes = 1 << 40 // never
 			s := mustOpen(b, cfg)
 			defer s.Close()
 			load(b, s, 0, ratio*keys, valueBytes, func() {})

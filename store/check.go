@@ -11,7 +11,7 @@ import (
 
 // CheckResult is what Check has found.
 type CheckResult struct {
-	Records uint64   // how many were read
+	Records uint64   // how many were read: live keys, old versions, changes, clients
 	Faults  []string // what is wrong, a line each; none: nothing
 }
 
