@@ -54,19 +54,23 @@ func (r *Replica) startEngine() (*engine, error) {
 			}
 			return ra.CurrentTerm(), ra.State() == raft.Follower
 		},
-		CommitIndex: func() uint64 {
+		Commit: func() (uint64, time.Duration) {
 			// Until an entry of its own term is applied, a new leader's commit
 			// index may lie below writes that were acknowledged already.
 			ra := running.Load()
 			g, _ := r.throne.get()
 			if ra == nil || g == nil || g.engine.raft != ra || g.term != ra.CurrentTerm() {
-				return unknownCommit
+				return unknownCommit, 0
 			}
 			index, err := r.log.LastCommand(ra.CommitIndex())
 			if err != nil {
-				return unknownCommit // nobody is level with a log that cannot be read
+				return unknownCommit, 0 // nobody is level with a log that cannot be read
 			}
-			return index
+			proved := g.engine.group.Proved(g.term, g.engine.voters())
+			if proved.IsZero() {
+				return unknownCommit, 0
+			}
+			return index, time.Since(proved)
 		},
 		OnHeartbeat: r.staleness.heard,
 		Healthy:     func() bool { return !r.log.Stalled() },

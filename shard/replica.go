@@ -94,7 +94,7 @@ func openReplica(cfg replicaConfig) (_ *Replica, err error) {
 	if err := r.openFiles(); err != nil {
 		return nil, err
 	}
-	r.staleness = &staleness{store: r.store, lease: r.cfg.timing.LeaderLease}
+	r.staleness = &staleness{store: r.store}
 	r.proposer = newProposer(r)
 	r.reader = newReader(r)
 	e, err := r.startEngine()
@@ -189,7 +189,7 @@ func (r *Replica) Linearize(ctx context.Context) error { return r.reader.lineari
 
 // Staleness returns an upper bound on how far the state here may lie back; ok
 // is false while none is known. It is the time since the replica was last known
-// to lead, or to be level with a leader, then with the leader lease added.
+// to lead, or that as of which it was last known to be level with a leader.
 func (r *Replica) Staleness() (age time.Duration, ok bool) {
 	led, hasLed := r.reader.age()
 	followed, hasFollowed := r.staleness.since()

@@ -12,47 +12,52 @@ import (
 // vouch for. It says nothing about who is level with the leader.
 const unknownCommit = math.MaxUint64
 
-// staleness measures how far a follower's state may lie back: the time since a
-// heartbeat whose commit index it has applied, and the lease of the leader that
-// sent it. Cut off with the follower, it may have been deposed for that long.
+// staleness measures how far a follower's state may lie back: the time since that
+// as of which a leader told its commit index, once the state has applied it.
 type staleness struct {
 	store *store.Store
-	lease time.Duration // Timing.LeaderLease
 
 	mu      sync.Mutex // guards what follows
-	level   time.Time  // when last known to be level with the leader
+	level   time.Time  // as of when the state is known to be complete
 	pending heartbeat  // oldest heartbeat that was ahead of the state
 }
 
 type heartbeat struct {
-	at     time.Time
+	asOf   time.Time
 	commit uint64
 }
 
-// heard notes a heartbeat of the leader, accepted just now, whose last
-// committed command has index commit.
-func (s *staleness) heard(_ string, _, commit uint64) {
-	now := time.Now()
+// heard notes a heartbeat of the leader: every command that was committed by asOf
+// has an index of at most commit.
+func (s *staleness) heard(_ string, _, commit uint64, asOf time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.advance()
-	if commit == unknownCommit {
+	if commit == unknownCommit || asOf.IsZero() {
 		return
 	}
 	if s.store.AppliedIndex() >= commit {
-		s.level, s.pending = now, heartbeat{}
+		s.reached(asOf)
 		return
 	}
 	// Keep the older one: it is the first to be reached.
 	if s.pending.commit == 0 {
-		s.pending = heartbeat{at: now, commit: commit}
+		s.pending = heartbeat{asOf: asOf, commit: commit}
+	}
+}
+
+// reached notes that the state is complete as of a time.
+func (s *staleness) reached(asOf time.Time) {
+	if asOf.After(s.level) {
+		s.level = asOf
 	}
 }
 
 // advance moves level up if the state has reached the pending heartbeat.
 func (s *staleness) advance() {
 	if s.pending.commit != 0 && s.store.AppliedIndex() >= s.pending.commit {
-		s.level, s.pending = s.pending.at, heartbeat{}
+		s.reached(s.pending.asOf)
+		s.pending = heartbeat{}
 	}
 }
 
@@ -62,5 +67,5 @@ func (s *staleness) since() (age time.Duration, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.advance()
-	return time.Since(s.level) + s.lease, !s.level.IsZero()
+	return time.Since(s.level), !s.level.IsZero()
 }

@@ -785,10 +785,13 @@ func (*TimeoutNowResponse) Descriptor() ([]byte, []int) {
 // Heartbeats carries, for many groups at once, Raft's heartbeats and read
 // rounds (a proof that the sender still leads), and the sender's clocks.
 type Heartbeats struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	WallNs        int64                  `protobuf:"fixed64,1,opt,name=wall_ns,json=wallNs,proto3" json:"wall_ns,omitempty"` // the sender's wall clock, Unix time
-	Issued        uint64                 `protobuf:"varint,2,opt,name=issued,proto3" json:"issued,omitempty"`                // highest revision known to be issued
-	Beats         []*Heartbeat           `protobuf:"bytes,3,rep,name=beats,proto3" json:"beats,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	WallNs int64                  `protobuf:"fixed64,1,opt,name=wall_ns,json=wallNs,proto3" json:"wall_ns,omitempty"` // the sender's wall clock, Unix time
+	Issued uint64                 `protobuf:"varint,2,opt,name=issued,proto3" json:"issued,omitempty"`                // highest revision known to be issued
+	Beats  []*Heartbeat           `protobuf:"bytes,3,rep,name=beats,proto3" json:"beats,omitempty"`
+	// echo is the newest stamp that the sender had from the receiver, on this
+	// connection, when it began to put the beats together; 0: none.
+	Echo          uint64 `protobuf:"varint,4,opt,name=echo,proto3" json:"echo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -844,13 +847,22 @@ func (x *Heartbeats) GetBeats() []*Heartbeat {
 	return nil
 }
 
+func (x *Heartbeats) GetEcho() uint64 {
+	if x != nil {
+		return x.Echo
+	}
+	return 0
+}
+
 type Heartbeat struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         uint32                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
-	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
-	Commit        uint64                 `protobuf:"varint,3,opt,name=commit,proto3" json:"commit,omitempty"` // the leader's commit index (last command at or below it)
-	Raft          bool                   `protobuf:"varint,4,opt,name=raft,proto3" json:"raft,omitempty"`     // to be seen by Raft; otherwise only a read round
-	Protocol      uint32                 `protobuf:"varint,5,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Group    uint32                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	Term     uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	Commit   uint64                 `protobuf:"varint,3,opt,name=commit,proto3" json:"commit,omitempty"` // the leader's commit index (last command at or below it)
+	Raft     bool                   `protobuf:"varint,4,opt,name=raft,proto3" json:"raft,omitempty"`     // to be seen by Raft; otherwise only a read round
+	Protocol uint32                 `protobuf:"varint,5,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// proved_ago_ns: the sender certainly led at this time before the beat.
+	ProvedAgoNs   uint64 `protobuf:"varint,6,opt,name=proved_ago_ns,json=provedAgoNs,proto3" json:"proved_ago_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -920,6 +932,13 @@ func (x *Heartbeat) GetProtocol() uint32 {
 	return 0
 }
 
+func (x *Heartbeat) GetProvedAgoNs() uint64 {
+	if x != nil {
+		return x.ProvedAgoNs
+	}
+	return 0
+}
+
 // HeartbeatsReply answers some or all beats of one message: those that must
 // wait for Raft's main loop follow in a later reply.
 type HeartbeatsReply struct {
@@ -927,6 +946,7 @@ type HeartbeatsReply struct {
 	WallNs        int64                  `protobuf:"fixed64,1,opt,name=wall_ns,json=wallNs,proto3" json:"wall_ns,omitempty"`
 	Issued        uint64                 `protobuf:"varint,2,opt,name=issued,proto3" json:"issued,omitempty"`
 	Results       []*HeartbeatResult     `protobuf:"bytes,3,rep,name=results,proto3" json:"results,omitempty"`
+	Stamp         uint64                 `protobuf:"varint,4,opt,name=stamp,proto3" json:"stamp,omitempty"` // tells the sender of the reply when that was; above 0
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -980,6 +1000,13 @@ func (x *HeartbeatsReply) GetResults() []*HeartbeatResult {
 		return x.Results
 	}
 	return nil
+}
+
+func (x *HeartbeatsReply) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
 }
 
 type HeartbeatResult struct {
@@ -1431,22 +1458,25 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\x11TimeoutNowRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\rR\bprotocol\"\x14\n" +
-	"\x12TimeoutNowResponse\"k\n" +
+	"\x12TimeoutNowResponse\"\x7f\n" +
 	"\n" +
 	"Heartbeats\x12\x17\n" +
 	"\awall_ns\x18\x01 \x01(\x10R\x06wallNs\x12\x16\n" +
 	"\x06issued\x18\x02 \x01(\x04R\x06issued\x12,\n" +
-	"\x05beats\x18\x03 \x03(\v2\x16.kvd.peer.v1.HeartbeatR\x05beats\"}\n" +
+	"\x05beats\x18\x03 \x03(\v2\x16.kvd.peer.v1.HeartbeatR\x05beats\x12\x12\n" +
+	"\x04echo\x18\x04 \x01(\x04R\x04echo\"\xa1\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06commit\x18\x03 \x01(\x04R\x06commit\x12\x12\n" +
 	"\x04raft\x18\x04 \x01(\bR\x04raft\x12\x1a\n" +
-	"\bprotocol\x18\x05 \x01(\rR\bprotocol\"z\n" +
+	"\bprotocol\x18\x05 \x01(\rR\bprotocol\x12\"\n" +
+	"\rproved_ago_ns\x18\x06 \x01(\x04R\vprovedAgoNs\"\x90\x01\n" +
 	"\x0fHeartbeatsReply\x12\x17\n" +
 	"\awall_ns\x18\x01 \x01(\x10R\x06wallNs\x12\x16\n" +
 	"\x06issued\x18\x02 \x01(\x04R\x06issued\x126\n" +
-	"\aresults\x18\x03 \x03(\v2\x1c.kvd.peer.v1.HeartbeatResultR\aresults\"\x90\x01\n" +
+	"\aresults\x18\x03 \x03(\v2\x1c.kvd.peer.v1.HeartbeatResultR\aresults\x12\x14\n" +
+	"\x05stamp\x18\x04 \x01(\x04R\x05stamp\"\x90\x01\n" +
 	"\x0fHeartbeatResult\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\rR\bposition\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x19\n" +

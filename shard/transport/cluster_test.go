@@ -247,13 +247,13 @@ func (c *cluster) replica(nd *node, id uint32) *replica {
 	var err error
 	r.g, err = nd.t.Group(GroupConfig{
 		ID: id, State: r.state, Healthy: r.healthy.Load,
-		CommitIndex: func() uint64 {
+		Commit: func() (uint64, time.Duration) {
 			if rf := r.raft.Load(); rf != nil {
-				return rf.CommitIndex()
+				return rf.CommitIndex(), 0
 			}
-			return 0
+			return 0, 0
 		},
-		OnHeartbeat: func(_ string, _, commit uint64) {
+		OnHeartbeat: func(_ string, _, commit uint64, _ time.Time) {
 			r.beats.Add(1)
 			r.commit.Store(commit)
 		},

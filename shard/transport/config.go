@@ -139,11 +139,15 @@ type GroupConfig struct {
 	// State returns the current term of the group's Raft and whether it is a
 	// follower. While there is no Raft yet it returns 0, false.
 	State func() (term uint64, follower bool)
-	// CommitIndex is sent with a leader's heartbeats: the last command at or
-	// below its commit index. Default: 0.
-	CommitIndex func() uint64
-	// OnHeartbeat is told of each accepted heartbeat of the leader. Default: none.
-	OnHeartbeat func(leader string, term, commit uint64)
+	// Commit is sent with a leader's heartbeats: the last command at or below its
+	// commit index, and how long ago, at most, the leader has last been proved to
+	// be one; see Group.Proved. Default: 0, 0.
+	Commit func() (index uint64, provedAgo time.Duration)
+	// OnHeartbeat is told of each accepted heartbeat of the leader: at or below
+	// commit is every command that was committed by asOf. A heartbeat may have
+	// been long on its way: asOf is before this node sent a message that the
+	// leader had received. It is zero when there was none. Default: none.
+	OnHeartbeat func(leader string, term, commit uint64, asOf time.Time)
 	// Healthy is false while the group must not look like a living leader, as
 	// when its disk stalls: its appends, heartbeats and read rounds fail. Default:
 	// always true.
@@ -162,11 +166,11 @@ func (c *GroupConfig) Validate() error {
 }
 
 func (c *GroupConfig) setDefaults() {
-	if c.CommitIndex == nil {
-		c.CommitIndex = func() uint64 { return 0 }
+	if c.Commit == nil {
+		c.Commit = func() (uint64, time.Duration) { return 0, 0 }
 	}
 	if c.OnHeartbeat == nil {
-		c.OnHeartbeat = func(string, uint64, uint64) {}
+		c.OnHeartbeat = func(string, uint64, uint64, time.Time) {}
 	}
 	if c.Healthy == nil {
 		c.Healthy = func() bool { return true }

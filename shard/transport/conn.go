@@ -36,6 +36,7 @@ type conn struct {
 	incoming map[uint64]*snapshotReceive
 
 	lastID atomic.Uint64
+	echo   atomic.Uint64 // stamp of the peer's last answer to heartbeats
 	slots  chan struct{} // semaphore: handler goroutines
 	wg     sync.WaitGroup
 }

@@ -32,6 +32,7 @@ type Group struct {
 	done   <-chan struct{} // of ctx
 
 	slowBeats chan struct{} // semaphore: heartbeats that wait for Raft's main loop
+	proofs    proofs        // of its leadership
 
 	mu      sync.Mutex // guards closed and Add of active
 	closed  bool

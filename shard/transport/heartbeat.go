@@ -2,6 +2,8 @@ package transport
 
 import (
 	"fmt"
+	"math"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -58,7 +60,7 @@ func (t *Transport) handleHeartbeats(c *conn, id uint64, body []byte) error {
 		g := t.group(b.Group)
 		if g == nil {
 			r.Failure = uint32(failureUnknownGroup)
-		} else if !g.fastBeat(c.peer, b, r) {
+		} else if !g.fastBeat(c.peer, b, r, t.asOf(&msg, b)) {
 			slow = append(slow, r)
 			continue
 		}
@@ -68,13 +70,14 @@ func (t *Transport) handleHeartbeats(c *conn, id uint64, body []byte) error {
 		c.sendReply(id, t.heartbeatsReply(results...))
 	}
 	for _, r := range slow {
-		t.handleSlowBeat(c, id, msg.Beats[r.Position], r)
+		b := msg.Beats[r.Position]
+		t.handleSlowBeat(c, id, b, r, t.asOf(&msg, b))
 	}
 	return nil
 }
 
 func (t *Transport) heartbeatsReply(results ...*peerpb.HeartbeatResult) *peerpb.HeartbeatsReply {
-	reply := &peerpb.HeartbeatsReply{Results: results}
+	reply := &peerpb.HeartbeatsReply{Results: results, Stamp: t.stamp()}
 	if t.cfg.Clock != nil {
 		wall, issued := t.cfg.Clock.Reading()
 		reply.WallNs, reply.Issued = wall.UnixNano(), issued
@@ -82,11 +85,25 @@ func (t *Transport) heartbeatsReply(results ...*peerpb.HeartbeatResult) *peerpb.
 	return reply
 }
 
+// stamp tells this transport, when it comes back, what time it was.
+func (t *Transport) stamp() uint64 { return uint64(time.Since(t.began)) + 1 }
+
+// asOf returns the time, by this node's clock, as of which a beat tells what is
+// committed: when the stamp was made that its sender had received by then, or
+// earlier by the age of the proof that the sender led. What was held on its way,
+// or lay in the buffers of a process that stood still, is so no news.
+func (t *Transport) asOf(msg *peerpb.Heartbeats, b *peerpb.Heartbeat) time.Time {
+	if msg.Echo == 0 || msg.Echo > t.stamp() || b.ProvedAgoNs > math.MaxInt64 {
+		return time.Time{}
+	}
+	return t.began.Add(time.Duration(msg.Echo - 1)).Add(-time.Duration(b.ProvedAgoNs))
+}
+
 // fastBeat answers a beat in the reader's goroutine, and returns false if it
 // must go through Raft's main loop. Raft's fast path writes the term when it
 // changes, off the main goroutine, which is a race with elections (raft #695):
 // so it is taken only when nothing will change.
-func (g *Group) fastBeat(from *peer, b *peerpb.Heartbeat, r *peerpb.HeartbeatResult) bool {
+func (g *Group) fastBeat(from *peer, b *peerpb.Heartbeat, r *peerpb.HeartbeatResult, asOf time.Time) bool {
 	if !g.enter() {
 		r.Failure = uint32(failureGroupClosed)
 		return true
@@ -108,7 +125,7 @@ func (g *Group) fastBeat(from *peer, b *peerpb.Heartbeat, r *peerpb.HeartbeatRes
 		(*cb)(raft.RPC{Command: g.heartbeatRequest(from, b), RespChan: answer})
 		select {
 		case a := <-answer:
-			g.finishBeat(from, b, r, a.Response, a.Error)
+			g.finishBeat(from, b, r, asOf, a.Response, a.Error)
 		default: // raft is shut down and says nothing
 			r.Failure = uint32(failureGroupClosed)
 		}
@@ -117,13 +134,13 @@ func (g *Group) fastBeat(from *peer, b *peerpb.Heartbeat, r *peerpb.HeartbeatRes
 		// A read round: that this replica is still in the leader's term is all
 		// that it needs to know.
 		r.Term, r.Success = term, true
-		g.cfg.OnHeartbeat(from.node, b.Term, b.Commit)
+		g.cfg.OnHeartbeat(from.node, b.Term, b.Commit, asOf)
 		return true
 	}
 }
 
 // handleSlowBeat passes a beat through Raft's main loop.
-func (t *Transport) handleSlowBeat(c *conn, id uint64, b *peerpb.Heartbeat, r *peerpb.HeartbeatResult) {
+func (t *Transport) handleSlowBeat(c *conn, id uint64, b *peerpb.Heartbeat, r *peerpb.HeartbeatResult, asOf time.Time) {
 	reply := func() { c.sendReply(id, t.heartbeatsReply(r)) }
 	g := t.group(b.Group)
 	if g == nil {
@@ -141,7 +158,7 @@ func (t *Transport) handleSlowBeat(c *conn, id uint64, b *peerpb.Heartbeat, r *p
 	c.wg.Go(func() {
 		defer func() { <-g.slowBeats }()
 		resp, err := g.deliverOnce(raft.RPC{Command: g.heartbeatRequest(c.peer, b)}, heartbeatTimeout)
-		g.finishBeat(c.peer, b, r, resp, err)
+		g.finishBeat(c.peer, b, r, asOf, resp, err)
 		reply()
 	})
 }
@@ -155,7 +172,7 @@ func (g *Group) heartbeatRequest(from *peer, b *peerpb.Heartbeat) *raft.AppendEn
 }
 
 // finishBeat turns Raft's answer into the beat's result.
-func (g *Group) finishBeat(from *peer, b *peerpb.Heartbeat, r *peerpb.HeartbeatResult, resp any, err error) {
+func (g *Group) finishBeat(from *peer, b *peerpb.Heartbeat, r *peerpb.HeartbeatResult, asOf time.Time, resp any, err error) {
 	a, ok := resp.(*raft.AppendEntriesResponse)
 	if err == nil && !ok {
 		err = fmt.Errorf("raft answered %T", resp)
@@ -166,6 +183,6 @@ func (g *Group) finishBeat(from *peer, b *peerpb.Heartbeat, r *peerpb.HeartbeatR
 	}
 	r.Term, r.LastLog, r.Success = a.Term, a.LastLog, a.Success
 	if a.Success {
-		g.cfg.OnHeartbeat(from.node, b.Term, b.Commit)
+		g.cfg.OnHeartbeat(from.node, b.Term, b.Commit, asOf)
 	}
 }

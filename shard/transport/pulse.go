@@ -248,7 +248,7 @@ func (p *pulse) send(m *beatMessage, beats []*beat) error {
 	if err != nil {
 		return err
 	}
-	f, err := encode(kindHeartbeats, p.encode(beats))
+	f, err := encode(kindHeartbeats, p.encode(beats, c.echo.Load()))
 	if err != nil {
 		return err
 	}
@@ -266,9 +266,10 @@ func (p *pulse) send(m *beatMessage, beats []*beat) error {
 }
 
 // encode makes the message. No lock is held, since the groups are asked for
-// their commit indexes.
-func (p *pulse) encode(beats []*beat) *peerpb.Heartbeats {
-	msg := new(peerpb.Heartbeats)
+// their commit indexes: after the stamp to echo has been received, or they could
+// be older than it.
+func (p *pulse) encode(beats []*beat, echo uint64) *peerpb.Heartbeats {
+	msg := &peerpb.Heartbeats{Echo: echo}
 	if clock := p.peer.t.cfg.Clock; clock != nil {
 		wall, issued := clock.Reading()
 		msg.WallNs, msg.Issued = wall.UnixNano(), issued
@@ -277,7 +278,9 @@ func (p *pulse) encode(beats []*beat) *peerpb.Heartbeats {
 	msg.Beats = make([]*peerpb.Heartbeat, len(beats))
 	for i, b := range beats {
 		h := &all[i]
-		h.Group, h.Term, h.Commit, h.Raft, h.Protocol = b.g.cfg.ID, b.term, b.g.cfg.CommitIndex(), b.raft, b.protocol
+		commit, ago := b.g.cfg.Commit()
+		h.Group, h.Term, h.Raft, h.Protocol = b.g.cfg.ID, b.term, b.raft, b.protocol
+		h.Commit, h.ProvedAgoNs = commit, uint64(max(ago, 0))
 		msg.Beats[i] = h
 	}
 	return msg
@@ -306,6 +309,7 @@ func (p *pulse) onReply(m *beatMessage, k kind, body []byte, err error) (last bo
 	if err != nil {
 		out = p.end(m, err)
 	} else {
+		m.conn.echo.Store(reply.Stamp)
 		out = p.settle(m, reply.Results)
 	}
 	last = m.over
@@ -345,10 +349,13 @@ func (p *pulse) settle(m *beatMessage, results []*peerpb.HeartbeatResult) []outc
 			continue
 		}
 		res := beatResult{term: r.Term, lastLog: r.LastLog, success: r.Success}
+		b := m.beats[r.Position]
 		if r.Failure != 0 {
 			res = beatResult{err: remoteFailure(p.peer.node, failureCode(r.Failure), "heartbeat failed")}
+		} else if r.Success && r.Term == b.term {
+			b.g.proofs.note(p.peer.node, b.term, m.sent)
 		}
-		out = append(out, outcome{m.beats[r.Position], res})
+		out = append(out, outcome{b, res})
 		m.beats[r.Position] = nil
 		m.left--
 	}
