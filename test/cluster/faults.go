@@ -75,6 +75,19 @@ func (c *Cluster) HandOver(ctx context.Context, i int) error {
 	return c.nodes[i].command(ctx, "hand-over")
 }
 
+// AwaitCommands waits until node i, started a moment ago, takes commands. From
+// then on it handles signals, too: one that comes before just ends it.
+func (c *Cluster) AwaitCommands(ctx context.Context, i int) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	conn, err := c.nodes[i].control(ctx)
+	if err != nil {
+		return fmt.Errorf("wait until %s takes commands: %w", c.nodes[i].Name, err)
+	}
+	conn.Close()
+	return nil
+}
+
 // command tells a node what to do, and waits until it is done.
 func (n *Node) command(ctx context.Context, line string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)

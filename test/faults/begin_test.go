@@ -51,6 +51,11 @@ func (x *target) beginProcess(e schedule.Event) (end func() error, err error) {
 	case schedule.PowerCut, schedule.PowerCutAll:
 		return x.cutPower(victims)
 	case schedule.Restart, schedule.RestartAll:
+		for _, i := range victims {
+			if err := x.cluster.AwaitCommands(x.t.Context(), i); err != nil && !x.members[i].suspect {
+				return nil, err
+			}
+		}
 		x.down(victims, x.cluster.Terminate)
 		return func() error { return x.restart(victims) }, nil
 	case schedule.Pause:
