@@ -25,6 +25,8 @@ const (
 	// healthEvery is how often the gRPC health status follows the node's
 	// readiness.
 	healthEvery = 250 * time.Millisecond
+	// handOverTimeout bounds the hand-over at Close.
+	handOverTimeout = 2 * time.Second
 	// httpCloseTimeout is what a scrape gets to end.
 	httpCloseTimeout = time.Second
 )
@@ -242,6 +244,7 @@ func (n *Node) Close(ctx context.Context) error {
 func (n *Node) shut(ctx context.Context) error {
 	n.closing.Store(true)
 	n.health.Shutdown()
+	n.leave(ctx)
 	n.drain(ctx)
 	err := n.shards.Close(ctx)
 	n.closeHTTP()
@@ -250,6 +253,20 @@ func (n *Node) shut(ctx context.Context) error {
 		return fmt.Errorf("close node %s: %w", n.cfg.Name, err)
 	}
 	return nil
+}
+
+// leave hands the leaderships over while the client port still answers: a client
+// is told who leads now, and does not knock in vain at a node that is gone. One
+// that comes back here while calls drain is handed over again by shards.Close.
+func (n *Node) leave(ctx context.Context) {
+	if n.alive() != nil {
+		return // its disk is not to be trusted with another term
+	}
+	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	if err := n.HandOver(ctx); err != nil {
+		n.log.Info("leadership was not handed over", "node", n.cfg.Name, "reason", err)
+	}
 }
 
 // drain lets calls in flight finish, then ends those that have not.
