@@ -232,6 +232,11 @@ func median(list []sample, f func(sample) float64) float64 {
 	for i, s := range list {
 		values[i] = f(s)
 	}
+	return middle(values)
+}
+
+// middle returns the median of values, which are not none, and sorts them.
+func middle(values []float64) float64 {
 	slices.Sort(values)
 	mid := len(values) / 2
 	if len(values)%2 == 0 {

@@ -25,9 +25,9 @@ type figures struct {
 	Worst   float64 `json:"worst_ms"`
 	Samples int     `json:"samples"`
 	// Of the groups that the victim did not lead.
-	OthersMedian  float64 `json:"others_median_ms"`
-	OthersWorst   float64 `json:"others_worst_ms"`
-	OthersSamples int     `json:"others_samples"`
+	OthersMedian  float64 `json:"others_median_ms,omitempty"`
+	OthersWorst   float64 `json:"others_worst_ms,omitempty"`
+	OthersSamples int     `json:"others_samples,omitempty"`
 }
 
 // newFigures sums outages up; nil if there are none.
@@ -45,11 +45,12 @@ func medianAndWorst(list []time.Duration) (median, worst float64) {
 	if len(list) == 0 {
 		return 0, 0
 	}
-	sorted := slices.Sorted(slices.Values(list))
-	return ms(sorted[len(sorted)/2]), ms(sorted[len(sorted)-1])
+	values := make([]float64, len(list))
+	for i, d := range list {
+		values[i] = float64(d) / float64(time.Millisecond)
+	}
+	return round1(middle(values)), round1(slices.Max(values))
 }
-
-func ms(d time.Duration) float64 { return round1(float64(d) / float64(time.Millisecond)) }
 
 // reportOutages prints a row for each fault. The error says that kvd has missed
 // an aim, if that is to count.
@@ -57,7 +58,7 @@ func reportOutages(w io.Writer, o options, selected []fault, all results) error 
 	var list []failoverRow
 	missed := false
 	for _, f := range selected {
-		r := failoverRow{Fault: f.name, Aim: ms(f.aim), fault: f}
+		r := failoverRow{Fault: f.name, Aim: float64(f.aim.Milliseconds()), fault: f}
 		r.Etcd, r.Kvd = newFigures(all[f.name][etcdName]), newFigures(all[f.name][kvdName])
 		r.Reached = r.Kvd != nil && r.Kvd.Worst < r.Aim
 		missed = missed || r.Kvd != nil && !r.Reached
