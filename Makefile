@@ -42,6 +42,15 @@ soak: ## run clusters under faults for DURATION=2m (SEED= repeats); the last lin
 		go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/faults || status=$$?; \
 	cat "$$sum"; exit $$status
 
+.PHONY: soak-virtual
+soak-virtual: ## the same in virtual time, a hundred times as fast
+	@SUMMARY= DURATION=$(DURATION) SEED=$(SEED) \
+		go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/sim
+
+.PHONY: planted-bugs
+planted-bugs: ## plant known bugs, one at a time, and see that the tests find each
+	@go run ./test/plantedbugs $(BUGS)
+
 .PHONY: demo
 demo: build ## half a minute: three nodes, put, kill -9 of a leader, get
 	@scripts/demo.sh

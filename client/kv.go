@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/proto/slot"
 )
 
@@ -217,6 +218,9 @@ func (c *Client) afterCall(r *retry, cl *call, sh *shard, st *seat) error {
 		o.refuseAhead()
 	}
 	c.renew(r, cl, &o)
+	if planted.Bug(planted.NewIdentity) {
+		cl.space, cl.seq, cl.firstRev = nil, 0, 0
+	}
 	return r.after(sh, st, o)
 }
 
@@ -246,7 +250,7 @@ func (c *Client) conclude(r *retry, cl *call, err error) error {
 	switch {
 	case cl.space == nil:
 		return err
-	case r.maybe && !settles(err):
+	case r.maybe && !settles(err) && !planted.Bug(planted.UnknownAsFailed):
 		return c.unknown(cl, err)
 	default:
 		cl.space.finishOne(cl.seq)
@@ -261,7 +265,7 @@ func (c *Client) abandon(r *retry, cl *call, known, sent bool) error {
 	if !cl.isWrite() {
 		return err
 	}
-	if sent || r.maybe && known {
+	if (sent || r.maybe && known) && !planted.Bug(planted.UnknownAsFailed) {
 		return c.unknown(cl, err)
 	}
 	if known {

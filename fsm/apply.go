@@ -4,6 +4,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/store"
 	"github.com/kvd-io/kvd/store/dedupe"
@@ -113,16 +114,16 @@ func (r *run) command(g *logpb.Group, c *logpb.Command, o *Outcome) error {
 	table := r.fsm.store.Dedupe()
 	record, verdict := table.Lookup(g.ClientId, c.Seq)
 	switch {
-	case verdict == dedupe.Found:
+	case verdict == dedupe.Found && !planted.Bug(planted.RetryExecutedAgain):
 		*o = repeated(record)
 		return nil
-	case verdict == dedupe.Acked:
+	case verdict == dedupe.Acked && !planted.Bug(planted.DuplicateBelowAcked):
 		o.Code = Expired
 		return nil
 	case !owned: // the records of the slot are where the slot is
 		o.Code = WrongShard
 		return nil
-	case g.FirstRev < r.fsm.floor:
+	case g.FirstRev < r.fsm.floor && !planted.Bug(planted.ExpiredExecuted):
 		o.Code = Expired
 		return nil
 	}
@@ -215,7 +216,7 @@ func (r *run) condition(key []byte, want uint64, o *Outcome) (bool, error) {
 	if found {
 		have = v.ModRevision
 	}
-	if have == want {
+	if have == want || want != 0 && planted.Bug(planted.ConditionIgnored) {
 		return true, nil
 	}
 	o.Code, o.Prev = ConditionFailed, have
@@ -265,6 +266,8 @@ func (r *run) settle(op *logpb.Settle, o *Outcome) {
 	table := r.fsm.store.Dedupe()
 	record, verdict := table.Lookup(op.ClientId, op.Seq)
 	switch {
+	case verdict == dedupe.Found && planted.Bug(planted.SettledAsVoid):
+		o.Code = AttemptVoid
 	case verdict == dedupe.Found:
 		*o = repeated(record)
 	case verdict == dedupe.Acked:
@@ -275,6 +278,9 @@ func (r *run) settle(op *logpb.Settle, o *Outcome) {
 		o.Code = Expired
 	default:
 		o.Code = AttemptVoid
+		if planted.Bug(planted.VoidForgotten) {
+			return
+		}
 		table.Put(op.ClientId, o.record(op.Seq, op.FirstRev, uint16(op.Slot)))
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/store"
 )
@@ -155,9 +156,9 @@ func (f *FSM) applyCommand(log *raft.Log, result *Result, t *tally) error {
 		return err
 	}
 	switch {
-	case e.Term != log.Term:
+	case e.Term != log.Term && !planted.Bug(planted.OldTermExecuted):
 		result.Void = VoidTerm
-	case e.Base <= f.store.Revision():
+	case e.Base <= f.store.Revision() && !planted.Bug(planted.RevisionGoesBack):
 		result.Void = VoidBase
 	default:
 		t.commands += commands

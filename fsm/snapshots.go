@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvd-io/kvd/proto/msgpack"
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/store"
 )
 
@@ -90,6 +91,10 @@ func (s *SnapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	held, source, err := s.store.OpenSnapshot()
 	if err != nil {
 		return nil, nil, fmt.Errorf("open snapshot %q: %w", id, err)
+	}
+	if planted.Bug(planted.SnapshotLosesMemtable) {
+		state := s.store.State()
+		held.Index, held.Term = state.AppliedIndex, state.AppliedTerm
 	}
 	meta, err := snapshotMeta(held)
 	if err == nil && held.Index < index {
@@ -195,6 +200,9 @@ func (s *sink) Close() error {
 	if err := install.Finish(); err != nil {
 		install.Abort()
 		return fmt.Errorf("receive snapshot %d: %w", s.meta.Index, err)
+	}
+	if planted.Bug(planted.SnapshotLosesMemtable) {
+		s.meta.Index, s.meta.Term = install.Meta().Index, install.Meta().Term
 	}
 	if have := install.Meta(); have.Index != s.meta.Index || have.Term != s.meta.Term {
 		install.Abort()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/planted"
 )
 
 const (
@@ -148,6 +149,9 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 	}
 	p.last = max(p.last, g.floor, p.r.store.Revision())
 	entry.Base = max(p.last+1, p.r.cfg.clock.Now())
+	if planted.Bug(planted.RevisionGoesBack) && g.term%2 == 0 {
+		entry.Base = 1 << 20
+	}
 	p.last = entry.Base + uint64(commands) - 1
 	p.r.cfg.clock.Issued(p.last)
 	p.setHorizons(&entry, start)

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/store"
 )
 
@@ -36,7 +37,10 @@ func (s *staleness) heard(_ string, _, commit uint64, asOf time.Time) {
 	if commit == unknownCommit || asOf.IsZero() {
 		return
 	}
-	if s.store.AppliedIndex() >= commit {
+	if planted.Bug(planted.FreshSinceHeard) {
+		asOf = time.Now()
+	}
+	if s.store.AppliedIndex() >= commit || planted.Bug(planted.LevelWithOldCommit) {
 		s.reached(asOf)
 		return
 	}

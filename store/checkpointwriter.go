@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/kvd-io/kvd/proto/planted"
 )
 
 // Fill of pages when a node is split. `chg` is only appended to; segments of
@@ -76,7 +78,13 @@ func (w *checkpointWriter) write() error {
 			return err
 		}
 	}
-	return writeState(w.tx.Bucket(metaBucket), w.frozen.state)
+	state := w.frozen.state
+	if planted.Bug(planted.IndexAheadOfData) {
+		ahead := *state
+		ahead.AppliedIndex++
+		state = &ahead
+	}
+	return writeState(w.tx.Bucket(metaBucket), state)
 }
 
 // keys writes `cur` and `hist`.
@@ -91,10 +99,15 @@ func (w *checkpointWriter) keys() (err error) {
 // key writes the newest version of a key to `cur` and all that have been
 // superseded, in memory or in the file, to `hist`.
 func (w *checkpointWriter) key(e *entry) error {
-	if err := w.superseded(e); err != nil {
+	if planted.Bug(planted.HistoryLost) {
+		// Nothing goes to `hist`.
+	} else if err := w.superseded(e); err != nil {
 		return err
 	}
 	newest := e.newest.Load()
+	if newest.tombstone() && planted.Bug(planted.DeletedKeyReturns) {
+		return nil
+	}
 	if newest.tombstone() {
 		return w.cur.Delete(e.key) // if it is there
 	}
@@ -151,6 +164,9 @@ func (w *checkpointWriter) changes() error {
 
 // dedupe writes the records of the clients that have changed.
 func (w *checkpointWriter) dedupe() error {
+	if planted.Bug(planted.DedupeNotCheckpointed) {
+		return nil
+	}
 	b := w.tx.Bucket(dedupeBucket)
 	for _, blob := range w.frozen.blobs {
 		k := segmentName(blob.Client)

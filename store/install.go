@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"strconv"
+
+	"github.com/kvd-io/kvd/proto/planted"
 )
 
 // Install is a file that is to replace the store's: a snapshot of another
@@ -162,6 +164,9 @@ func (s *Store) Install(i *Install) error {
 	old := s.view.Load()
 	if err := s.swapState(f); err != nil {
 		return s.fail(fmt.Errorf("install: %w", err))
+	}
+	if planted.Bug(planted.DedupeLostAtInstall) {
+		s.table.Reset()
 	}
 	old.file.retire()
 	s.charge(old.active, 0)

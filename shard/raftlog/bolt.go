@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/store/vfs"
 )
 
@@ -88,6 +89,7 @@ func newBolt(files vfs.FS, path string) (disk backend, err error) {
 	store, err := raftboltdb.New(raftboltdb.Options{
 		Path:                    path,
 		MsgpackUseNewTimeFormat: true,
+		NoSync:                  planted.Bug(planted.ReplyBeforeSync),
 		BoltOptions: &bbolt.Options{
 			Timeout:         lockTimeout,
 			NoFreelistSync:  true,

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/kvd-io/kvd/proto/planted"
 )
 
 // round is one read round: the question whether this node still leads a group.
@@ -53,11 +55,14 @@ func (g *Group) confirm(ctx context.Context, term uint64, voters []string) error
 		return ErrUnhealthy
 	}
 	r := &round{term: term, done: make(chan error, 1), need: len(voters)/2 + 1, open: len(voters)}
+	if planted.Bug(planted.MinorityProof) {
+		r.need--
+	}
 	if slices.Contains(voters, g.t.cfg.Node) {
 		r.need--
 		r.open--
 	}
-	if r.need == 0 {
+	if r.need <= 0 {
 		return nil // the only voter
 	}
 	for _, v := range voters {

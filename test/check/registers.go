@@ -46,9 +46,16 @@ func Registers(ops []history.Op, limit time.Duration) error {
 	return nil
 }
 
+// mostListed is how many operations an error lists.
+const mostListed = 100
+
 func list(ops []porcupine.Operation) string {
 	var b strings.Builder
-	for _, op := range ops {
+	for i, op := range ops {
+		if i == mostListed {
+			fmt.Fprintf(&b, "  and %d more\n", len(ops)-i)
+			break
+		}
 		fmt.Fprintln(&b, " ", op.Input)
 	}
 	return b.String()

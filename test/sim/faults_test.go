@@ -6,9 +6,11 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,13 +39,16 @@ var shortMemory = shard.Retention{
 const (
 	defaultTime = 2 * time.Hour
 	shortTime   = 10 * time.Minute
-	life        = 20 * time.Minute // of one cluster
+	defaultLife = 20 * time.Minute // of one cluster
 	nodes       = 3
 	workers     = 6
 	diskBytes   = 128 << 20
 	recoverWait = time.Minute // until all is well again, once faults are over
 	quietTime   = 10 * time.Second
-	judgeLimit  = time.Minute // of one tag, in real time
+	mostLatency = 20 * time.Millisecond
+	// judgeLimit, of one tag, in real time, is a hundred times what a history
+	// takes that is linearizable. One that is not can take for ever, and gigabytes.
+	judgeLimit = 5 * time.Second
 )
 
 // TestFaults lets hours pass in which links break, one way and both, nodes
@@ -52,34 +57,41 @@ const (
 // What they saw is linearizable, and all replicas end with the same data.
 //
 // VIRTUAL is how long in all (default 2h), DURATION how long in real time
-// instead. With SEED the one life that it was printed for is lived again.
+// instead, unless something is found, LIFE how long each cluster lives. With SEED the one life that it was
+// printed for is lived again.
 func TestFaults(t *testing.T) {
-	total, real := span(t, "VIRTUAL"), span(t, "DURATION")
+	total, real, life := span(t, "VIRTUAL"), span(t, "DURATION"), span(t, "LIFE")
+	if life == 0 {
+		life = defaultLife
+	}
 	if total == 0 {
 		total = defaultTime
 		if testing.Short() || raceEnabled {
 			total = shortTime
 		}
 	}
-	began := time.Now()
 	sum := newTally()
-	t.Cleanup(func() { t.Log(sum) })
+	defer func() { t.Log(sum) }()
 	if os.Getenv("SEED") != "" {
-		live(t, seeded.Seed(t), sum)
+		live(t, seeded.Seed(t), life, sum)
 		return
 	}
-	for i := 0; real > 0 || time.Duration(i)*life < total; i++ {
-		if real > 0 && time.Since(began) > real {
-			break
+	began, lives := time.Now(), atomic.Int64{}
+	more := func(n int64) bool {
+		if real > 0 {
+			return time.Since(began) < real && !t.Failed()
 		}
-		t.Run(fmt.Sprintf("life %d", i+1), func(t *testing.T) {
-			t.Parallel()
-			if real > 0 && time.Since(began) > real {
-				t.Skip("time is up")
+		return time.Duration(n-1)*life < total
+	}
+	var all sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		all.Go(func() {
+			for n := lives.Add(1); more(n); n = lives.Add(1) {
+				t.Run(fmt.Sprintf("life %d", n), func(t *testing.T) { live(t, seeded.Seed(t), life, sum) })
 			}
-			live(t, seeded.Seed(t), sum)
 		})
 	}
+	all.Wait()
 }
 
 // span reads a duration from the environment; 0: it is not there.
@@ -143,10 +155,13 @@ func (s *tally) String() string {
 }
 
 // live lets a cluster live under faults, and judges what its clients saw.
-func live(t *testing.T, seed uint64, sum *tally) {
+func live(t *testing.T, seed uint64, life time.Duration, sum *tally) {
 	began := time.Now()
 	rng := rand.New(rand.NewPCG(seed, 1))
-	l := lived{seed: seed, rng: rng, dir: t.TempDir()}
+	l := lived{seed: seed, life: life, rng: rng, dir: t.TempDir()}
+	if rng.IntN(2) == 0 {
+		l.latency = time.Duration(rng.Int64N(int64(mostLatency)))
+	}
 	faults := Faults
 	if rng.IntN(2) == 0 && l.makeDisks(t) {
 		faults = append(slices.Clone(faults), DiskFaults...)
@@ -172,8 +187,10 @@ func live(t *testing.T, seed uint64, sum *tally) {
 // lived is what a life leaves.
 type lived struct {
 	seed     uint64
+	life     time.Duration
 	rng      *rand.Rand
 	dir      string
+	latency  time.Duration         // of all links
 	disks    map[string]*disk.Disk // none: all data is in dir
 	schedule schedule.Schedule
 	recorder history.Recorder
@@ -207,7 +224,7 @@ func (l *lived) run(t *testing.T) {
 	l.recorder.Start()
 	c := Start(t, Config{
 		Nodes: nodes, Shards: 4, Retention: shortMemory, MemtableBytes: memtableBytes,
-		Dir: l.dir, Disks: l.disks, Rand: l.rng,
+		Dir: l.dir, Disks: l.disks, Rand: l.rng, Latency: l.latency,
 	})
 	defer c.Close()
 	c.WaitReady(recoverWait, c.Names()...)
@@ -270,7 +287,7 @@ func (l *lived) keep(t *testing.T) {
 	}
 	evidence.Keep(t, evidence.Run{
 		Name:    fmt.Sprintf("virtual-%d", l.seed),
-		Command: fmt.Sprintf("SEED=%d go test ./test/sim -run '^TestFaults$' -v", l.seed),
+		Command: fmt.Sprintf("SEED=%d LIFE=%v go test ./test/sim -run '^TestFaults$' -v", l.seed, l.life),
 		Texts:   map[string]string{"history": ops.String(), "schedule": l.schedule.String()},
 		Dirs:    dirs,
 	})
