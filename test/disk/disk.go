@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 )
 
 // ErrUnsupported says that this machine, or this user, cannot mount images.
@@ -92,4 +93,13 @@ func (d *Disk) Close() error {
 		return fmt.Errorf("close disk %s: %w", d.dir, err)
 	}
 	return nil
+}
+
+// AwaitForks returns when no child process that this one had begun to make
+// before shares its files any more. Until a child executes its program it has all
+// of them open: a lock that was let go is still held then, and a file system is
+// in use.
+func AwaitForks() {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 }

@@ -158,6 +158,7 @@ func writeOut(f *os.File, offset, length int64) error {
 // Restore brings a disk back after PowerCut, with what had been synced. All its
 // files must have been closed.
 func (d *Disk) Restore() error {
+	AwaitForks()
 	if err := command("umount", d.dir); err != nil {
 		return fmt.Errorf("restore %s: %w", d.dir, err)
 	}

@@ -77,6 +77,7 @@ type Cluster struct {
 	registries map[string]*prometheus.Registry
 
 	clients map[string]*client.Client // by host
+	faulty  []string                  // nodes whose disks do not work
 	logs    map[string]*os.File
 
 	mu    sync.Mutex // guards conns
@@ -122,6 +123,7 @@ func (c *Cluster) Names() []string { return slices.Sorted(maps.Keys(c.peers)) }
 // StartNode starts a node.
 func (c *Cluster) StartNode(name string) {
 	c.t.Helper()
+	disk.AwaitForks() // which other clusters of this process make
 	host := c.Net.Host(name)
 	var output io.Writer = c.logs[name]
 	if c.cfg.Log {

@@ -244,7 +244,7 @@ func (l *lived) run(t *testing.T) {
 	if l.faults, err = schedule.Play(t.Context(), l.schedule, c); err != nil {
 		t.Error(err)
 	}
-	c.WaitReady(recoverWait, c.Names()...)
+	c.Recover(recoverWait)
 	quiet := l.recorder.Now()
 	time.Sleep(quietTime)
 	cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kvd-io/kvd/test/schedule"
@@ -29,6 +30,7 @@ var errBadDisk = errors.New("the disk is bad")
 // Begin implements schedule.Target.
 func (c *Cluster) Begin(e schedule.Event) (end func() error, err error) {
 	c.t.Helper()
+	c.tend()
 	victims := c.Names()
 	if e.Node != schedule.All {
 		victims = victims[e.Node : e.Node+1]
@@ -46,8 +48,10 @@ func (c *Cluster) Begin(e schedule.Event) (end func() error, err error) {
 	case schedule.HandOver:
 		return c.handOver(victims[0])
 	case schedule.BadDisk:
+		c.faulty = append(c.faulty, victims[0])
 		c.disks[victims[0]].Break(errBadDisk)
 		return func() error { // it has stopped by itself if it had anything to write
+			c.repaired(victims[0])
 			c.Crash(victims[0])
 			c.StartNode(victims[0])
 			return nil
@@ -102,16 +106,38 @@ func (c *Cluster) fullDisk(name string) (end func() error, err error) {
 	if err := c.cfg.Disks[name].Fill(); err != nil {
 		return nil, err
 	}
+	c.faulty = append(c.faulty, name)
 	return func() error {
-		if err := c.cfg.Disks[name].Free(); err != nil {
-			return err
-		}
-		if c.nodes[name].Err() != nil {
+		c.repaired(name)
+		return c.cfg.Disks[name].Free()
+	}, nil
+}
+
+func (c *Cluster) repaired(name string) {
+	c.faulty = slices.DeleteFunc(c.faulty, func(f string) bool { return f == name })
+}
+
+// tend starts nodes again that have stopped because their disks had failed, once
+// those work. Some notice late.
+func (c *Cluster) tend() {
+	for _, name := range c.Names() {
+		if n := c.nodes[name]; n != nil && n.Err() != nil && !slices.Contains(c.faulty, name) {
 			c.Crash(name)
 			c.StartNode(name)
 		}
-		return nil
-	}, nil
+	}
+}
+
+// Recover lets time pass until all nodes are ready, once the faults are over.
+func (c *Cluster) Recover(limit time.Duration) {
+	c.t.Helper()
+	for start := time.Now(); time.Since(start) < limit; time.Sleep(100 * time.Millisecond) {
+		c.tend()
+		if !slices.ContainsFunc(c.Names(), func(name string) bool { return c.nodes[name].Ready() != nil }) {
+			return
+		}
+	}
+	c.WaitReady(0, c.Names()...)
 }
 
 func (c *Cluster) handOver(name string) (end func() error, err error) {
