@@ -162,20 +162,11 @@ func (f *fetch) request() (req *kvdpb.RangeRequest, probing bool) {
 // that another one told would not know it: then it is the leader who has to.
 func (f *fetch) stale() bool { return f.opts.stale && f.revision == f.opts.at }
 
-// accept takes note of where the answer has got to and hands it over, unless ctx
-// ends first.
+// accept hands a part of the answer over and takes note of where that has got
+// to, unless ctx ends first.
 func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) error {
 	if resp.Revision != 0 {
 		f.revision = resp.Revision
-	}
-	if n := len(resp.Kvs); n > 0 {
-		last := resp.Kvs[n-1].Key
-		if f.opts.reverse {
-			f.end = bytes.Clone(last)
-		} else {
-			f.start = after(last)
-		}
-		f.remaining -= min(uint64(n), f.remaining)
 	}
 	page := fetched{
 		kvs:       resp.Kvs,
@@ -186,6 +177,7 @@ func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) error {
 	}
 	select {
 	case f.pages <- page:
+		f.advance(resp.Kvs)
 		return nil
 	case <-ctx.Done():
 		if planted.Bug(planted.RangeCutOff) {
@@ -193,6 +185,22 @@ func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) error {
 		}
 		return ctx.Err()
 	}
+}
+
+// advance moves the start of the next attempt behind what has been handed over,
+// and not before that: an attempt may end while a page waits for the consumer.
+func (f *fetch) advance(kvs []*kvdpb.KeyValue) {
+	n := len(kvs)
+	if n == 0 {
+		return
+	}
+	last := kvs[n-1].Key
+	if f.opts.reverse {
+		f.end = bytes.Clone(last)
+	} else {
+		f.start = after(last)
+	}
+	f.remaining -= min(uint64(n), f.remaining)
 }
 
 // watchdog tells a node that takes long for an answer from one that has fallen
@@ -250,17 +258,18 @@ func (w *watchdog) fire() {
 		return
 	}
 	defer w.probes.Done()
-	if !w.client.probe(w.ctx, w.node) {
+	answers := w.client.probe(w.ctx, w.node)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case !w.armed: // the answer has come meanwhile
+	case answers:
+		w.timer.Reset(w.client.cfg.AttemptTimeout)
+	default:
 		if w.ctx.Err() == nil {
 			w.node.avoid()
 		}
 		w.cancel(errSilent)
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.armed {
-		w.timer.Reset(w.client.cfg.AttemptTimeout)
 	}
 }
 
