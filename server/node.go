@@ -25,8 +25,8 @@ const (
 	// healthEvery is how often the gRPC health status follows the node's
 	// readiness.
 	healthEvery = 250 * time.Millisecond
-	// handOverTimeout bounds the hand-over at Close.
-	handOverTimeout = 2 * time.Second
+	// leaveTimeout bounds the hand-over before the client port closes.
+	leaveTimeout = 2 * time.Second
 	// httpCloseTimeout is what a scrape gets to end.
 	httpCloseTimeout = time.Second
 )
@@ -257,14 +257,15 @@ func (n *Node) shut(ctx context.Context) error {
 
 // leave hands the leaderships over while the client port still answers: a client
 // is told who leads now, and does not knock in vain at a node that is gone. One
-// that comes back here while calls drain is handed over again by shards.Close.
+// that an election brings back here while calls drain is handed over again by
+// shards.Close.
 func (n *Node) leave(ctx context.Context) {
 	if n.alive() != nil {
 		return // its disk is not to be trusted with another term
 	}
-	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
-	if err := n.HandOver(ctx); err != nil {
+	if err := n.shards.Leave(ctx); err != nil {
 		n.log.Info("leadership was not handed over", "node", n.cfg.Name, "reason", err)
 	}
 }

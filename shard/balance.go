@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/shard/transport"
@@ -32,6 +33,7 @@ const (
 // balancer spreads the leaders over the nodes: the map names a preferred leader
 // for each shard, evenly, and whoever else leads hands over to it once it is up.
 type balancer struct {
+	leaving   *atomic.Bool // this node wants no leaderships
 	node      string
 	replicas  map[uint32]*Replica
 	maps      *mapView
@@ -111,6 +113,9 @@ func (b *balancer) progress(ctx context.Context, node string, shard uint32) (ter
 
 // serve answers methodProgress.
 func (b *balancer) serve(_ context.Context, _ string, req []byte) ([]byte, error) {
+	if b.leaving.Load() {
+		return nil, ErrStopping
+	}
 	if len(req) != 4 {
 		return nil, fmt.Errorf("progress asked in %d bytes", len(req))
 	}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
@@ -23,6 +24,7 @@ const handOverTimeout = 2 * time.Second
 // Node is a kvd node without its API: the replicas placed on it and what they
 // share. Its methods are safe for concurrent use.
 type Node struct {
+	leaving   atomic.Bool // wants no leaderships
 	cfg       Config
 	logger    *slog.Logger
 	dir       *directory
@@ -92,7 +94,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if err := keeper.recall(store.Config{Path: storePath(n.cfg.Dir, MetaShard), FS: n.cfg.FS, Logger: n.logger, Shard: MetaShard}); err != nil {
 		return fmt.Errorf("recall the cluster map: %w", err)
 	}
-	balance := &balancer{node: n.cfg.Node, replicas: n.replicas, maps: n.maps, alive: n.alive, logger: n.logger}
+	balance := &balancer{leaving: &n.leaving, node: n.cfg.Node, replicas: n.replicas, maps: n.maps, alive: n.alive, logger: n.logger}
 	register := &registrar{self: n.self(), keeper: keeper, peerAddrs: n.cfg.InitialCluster, logger: n.logger}
 	opened := make(chan struct{}) // nobody is served before all is open
 	n.transport, err = transport.Open(transport.Config{
@@ -238,6 +240,13 @@ func (n *Node) HandOver(ctx context.Context) error {
 		err = errors.Join(err, <-errs)
 	}
 	return err
+}
+
+// Leave is HandOver for a node that is about to be closed: it tells the others
+// from now on not to give leaderships back to it.
+func (n *Node) Leave(ctx context.Context) error {
+	n.leaving.Store(true)
+	return n.HandOver(ctx)
 }
 
 // release closes what is open, in the reverse order of start.

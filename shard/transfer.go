@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -23,7 +24,7 @@ func (r *Replica) handOver(ctx context.Context) error {
 }
 
 // transfer hands leadership to node, or to the peer that is furthest if node
-// is empty. Raft takes no writes meanwhile.
+// is empty. Raft takes no writes meanwhile. Not to lead any more is no error.
 func (r *Replica) transfer(ctx context.Context, node string) error {
 	if failed := r.transferFailed.Load(); failed != nil && time.Since(*failed) < transferPause {
 		return fmt.Errorf("transfer leadership of shard %d: %w", r.id, errTransferPause)
@@ -35,7 +36,11 @@ func (r *Replica) transfer(ctx context.Context, node string) error {
 	} else {
 		future = e.raft.LeadershipTransferToServer(raft.ServerID(node), raft.ServerAddress(node))
 	}
-	if err := e.await(ctx, future); err != nil {
+	err := e.await(ctx, future)
+	if errors.Is(err, raft.ErrNotLeader) {
+		return nil // somebody else was faster; raft has begun nothing
+	}
+	if err != nil {
 		now := time.Now()
 		r.transferFailed.Store(&now)
 		return fmt.Errorf("transfer leadership of shard %d: %w", r.id, err)
