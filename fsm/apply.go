@@ -40,6 +40,9 @@ func (f *FSM) applyEntry(log *raft.Log, e *logpb.Entry, commands int, result *Re
 	if commands > 0 {
 		last = r.rev - 1
 	}
+	if last != 0 {
+		f.cfg.OnApplied(last) // it is committed: no crash takes it back
+	}
 	r.batch.Commit(last)
 	return nil
 }

@@ -30,8 +30,8 @@ type Config struct {
 	// state, before raft goes on: the log must then drop the records that the
 	// snapshot covers unless it has a record of this index and term. May be nil.
 	OnRestore func(index, term uint64) error
-	// OnApplied is told the highest revision that has been applied, after each
-	// batch and when the state is loaded. Default: nobody is.
+	// OnApplied is told the highest revision of an entry before what it writes
+	// can be read, and of the state when that is loaded. Default: nobody is.
 	OnApplied func(revision uint64)
 	// DedupeRecords is how many records for exactly-once are kept before
 	// DedupeFloor asks for a higher floor.
@@ -111,7 +111,6 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 		answers[i] = &results[i]
 	}
 	f.watchRecords()
-	f.cfg.OnApplied(f.store.Revision())
 	f.metrics.end(&t, int(f.records.Load()))
 	return answers
 }

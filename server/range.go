@@ -66,6 +66,7 @@ func (s *kvService) sendPages(ctx context.Context, r *shard.Replica, req *kvdpb.
 		if err != nil {
 			return err
 		}
+		h.Revision = max(h.Revision, page.Revision)
 		resp := &kvdpb.RangeResponse{Header: h, Revision: page.Revision, Kvs: keyValues(page.Versions)}
 		sent += uint64(len(page.Versions))
 		if req.CountOnly {
