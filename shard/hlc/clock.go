@@ -58,8 +58,12 @@ type Clock struct {
 	told   atomic.Uint64          // highest revision that clients may be told of
 	bounds atomic.Pointer[bounds] // what the peers' clocks say; replaced whole
 
-	mu    sync.Mutex         // guards peers and the replacement of bounds
+	mu    sync.Mutex         // guards what follows, and the replacement of bounds
 	peers map[string]reading // by node
+	// credit is how far follow may go beyond what is known, in revisions, as of
+	// creditAt.
+	credit   uint64
+	creditAt time.Duration
 
 	ignored    atomic.Bool  // own wall clock is not trusted: the last verdict
 	reportedAt atomic.Int64 // monotonic time of the last log line, in ns
@@ -118,7 +122,7 @@ func (c *Clock) Told() uint64 {
 
 // Observe tells the clock of a revision that a client knows. One that is
 // further ahead of now, and of what has been applied, than clocks may differ, and
-// is not known to have been issued, is refused with an *AheadError.
+// is not known to have been issued, is refused with an *AheadError; see follow.
 func (c *Clock) Observe(rev uint64) error {
 	known := c.known.Load()
 	if rev <= known {
@@ -130,15 +134,8 @@ func (c *Clock) Observe(rev uint64) error {
 		// by another node must not be turned away.
 		t = c.cfg.Wall()
 	}
-	// Once revisions run ahead of the clocks, as after a bad one, so do those that
-	// a client brings from another node, before that node is heard itself.
-	if told := c.told.Load(); told != 0 {
-		if ran := revision.Time(told); ran.After(t) {
-			t = ran
-		}
-	}
 	limit := max(known, revision.FromTime(t.Add(c.cfg.MaxAhead)))
-	if rev > limit {
+	if rev > limit && !c.follow(rev) {
 		if m := c.cfg.Metrics; m != nil {
 			m.refused.Inc()
 		}
@@ -146,6 +143,32 @@ func (c *Clock) Observe(rev uint64) error {
 	}
 	c.Issued(rev)
 	return nil
+}
+
+// follow reports whether a revision may be accepted though it is ahead of now:
+// once revisions run ahead of the clocks, as after a bad one, so do those that a
+// client brings from another node before that node is heard itself. Clients can
+// move revisions on in this way, by writing at what they have brought along; so
+// the sum of the steps is held to what time allows.
+func (c *Clock) follow(rev uint64) bool {
+	told := c.told.Load()
+	if told == 0 {
+		return false
+	}
+	most := revision.FromDuration(c.cfg.MaxAhead)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	elapsed := c.elapsed()
+	c.credit = min(c.credit+revision.FromDuration(elapsed-c.creditAt), most)
+	c.creditAt = elapsed
+	from := max(told, c.known.Load())
+	if rev > from && rev-from > c.credit {
+		return false
+	}
+	if rev > from {
+		c.credit -= rev - from
+	}
+	return true
 }
 
 // Known returns the highest revision heard of; 0: none.
