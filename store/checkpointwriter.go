@@ -9,8 +9,8 @@ import (
 	"github.com/kvd-io/kvd/proto/planted"
 )
 
-// Fill of pages when a node is split. `chg` is only appended to; segments of
-// `hist` get a few sorted passes and are then left alone; `cur` stays open for
+// Fill of pages when a node is split. `chg` is appended to, but for the few
+// changes of transactions that come late; segments of `hist` get a few sorted passes and are then left alone; `cur` stays open for
 // inserts.
 const (
 	curFill  = 0.75
@@ -99,10 +99,10 @@ func (w *checkpointWriter) keys() (err error) {
 // key writes the newest version of a key to `cur` and all that have been
 // superseded, in memory or in the file, to `hist`.
 func (w *checkpointWriter) key(e *entry) error {
-	if planted.Bug(planted.HistoryLost) {
-		// Nothing goes to `hist`.
-	} else if err := w.superseded(e); err != nil {
-		return err
+	if !planted.Bug(planted.HistoryLost) {
+		if err := w.superseded(e); err != nil {
+			return err
+		}
 	}
 	newest := e.newest.Load()
 	if newest.tombstone() && planted.Bug(planted.DeletedKeyReturns) {

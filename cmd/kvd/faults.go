@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,6 +60,7 @@ func injectFaults(configs []server.Config) (*faults, error) {
 	for i := range configs {
 		c := &configs[i]
 		c.Dial, c.WallClock, c.Retention, c.FS = proxied(os.Getenv(envDial)), wall, retention, f.disk
+		c.Version = cmp.Or(c.Version, server.Version) + "+faults" // not to be mistaken for the real one
 	}
 	if addr := os.Getenv(envControl); addr != "" {
 		if f.listen, err = new(net.ListenConfig).Listen(ctx, "tcp", addr); err != nil {

@@ -13,16 +13,22 @@ import (
 func Replicas(ctx context.Context, cl *client.Client) error {
 	shards, err := cl.CheckConsistency(ctx)
 	errs := []error{err}
+	if len(shards) == 0 {
+		errs = append(errs, errors.New("no shard was compared"))
+	}
 	for _, s := range shards {
 		if s.Verdict != client.VerdictSame {
-			errs = append(errs, fmt.Errorf("shard %d at revision %d: %s: %w: %+v", s.Shard, s.Revision, s.Verdict, s.Err, s.Replicas))
+			errs = append(errs, fmt.Errorf("shard %d at revision %d: %s, %v: %+v", s.Shard, s.Revision, s.Verdict, s.Err, s.Replicas))
 		}
 	}
 	disks, err := cl.CheckDisk(ctx)
 	errs = append(errs, err)
+	if len(disks) == 0 {
+		errs = append(errs, errors.New("no disk was checked"))
+	}
 	for _, d := range disks {
 		if !d.OK() {
-			errs = append(errs, fmt.Errorf("the disk of %s: %w: %+v", d.Node, d.Err, d.Replicas))
+			errs = append(errs, fmt.Errorf("the disk of %s: %v: %+v", d.Node, d.Err, d.Replicas))
 		}
 	}
 	return errors.Join(errs...)

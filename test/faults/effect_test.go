@@ -203,9 +203,12 @@ func TestHandOver(t *testing.T) {
 	put(t, cl, "key", 1)
 	old := x.leader(t, cl, "key")
 	x.begin(t, schedule.Event{Fault: schedule.HandOver, Node: old})
-	if now := x.leader(t, cl, "key"); now == old {
-		t.Errorf("%d leads as before", now)
-	}
+	until(t, func(context.Context) error { // the others hear of it by and by
+		if now := x.leader(t, cl, "key"); now == old {
+			return fmt.Errorf("%d leads as before", now)
+		}
+		return nil
+	})
 }
 
 // TestSnapshot: a node that was away while much was written gets a snapshot.

@@ -138,23 +138,8 @@ func (x *target) examine(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), recoverWait)
 	defer cancel()
 	cl := x.connect(client.Config{})
-	disks, err := cl.CheckDisk(ctx)
-	if err != nil || len(disks) == 0 {
-		t.Errorf("check disk: %d reports, %v", len(disks), err)
-	}
-	for _, d := range disks {
-		if !d.OK() {
-			t.Errorf("check disk: %+v", d)
-		}
-	}
-	same, err := cl.CheckConsistency(ctx)
-	if err != nil || len(same) == 0 {
-		t.Errorf("check consistency: %d shards, %v", len(same), err)
-	}
-	for _, s := range same {
-		if s.Verdict != client.VerdictSame {
-			t.Errorf("check consistency: %+v", s)
-		}
+	if err := check.Replicas(ctx, cl); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -118,7 +118,8 @@ func NewRecorder() *Recorder {
 // anything is recorded.
 func (r *Recorder) Start() { r.start = time.Now() }
 
-// Ops returns the operations that have been recorded, in the order in which it ended.
+// Ops returns the operations that have been recorded, in the order in
+// which they ended.
 func (r *Recorder) Ops() []Op {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -5,9 +5,9 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,21 +58,28 @@ func main() {
 }
 
 func run(args []string) error {
-	var bugs []planted.Name
-	for _, name := range planted.All {
-		if len(args) == 0 || slices.Contains(args, string(name)) {
-			bugs = append(bugs, name)
+	bugs := planted.All
+	if len(args) > 0 {
+		bugs = nil
+	}
+	for _, arg := range args {
+		if !slices.Contains(planted.All, planted.Name(arg)) {
+			return fmt.Errorf("there is no bug %q; there are %v", arg, planted.All)
 		}
+		bugs = append(bugs, planted.Name(arg))
 	}
 	dir, err := os.MkdirTemp("", "planted-bugs-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
+	if err := control(dir, bugs); err != nil {
+		return err
+	}
 	caught := 0
 	for _, bug := range bugs {
 		start := time.Now()
-		by, err := hunt(dir, bug)
+		by, err := hunt(dir, trialOf(bug), bug)
 		if err != nil {
 			return fmt.Errorf("%s: %w", bug, err)
 		}
@@ -91,17 +98,42 @@ func run(args []string) error {
 	return nil
 }
 
-// hunt returns what caught the bug; "": nothing did.
-func hunt(dir string, bug planted.Name) (by string, err error) {
-	t, ok := trials[bug]
-	if !ok {
-		t = faults
+// trialOf returns the tests that should find a bug.
+func trialOf(bug planted.Name) trial {
+	if t, ok := trials[bug]; ok {
+		return t
 	}
+	return faults
+}
+
+// control runs the tests without a bug: those that fail then prove nothing.
+func control(dir string, bugs []planted.Name) error {
+	done := make(map[trial]bool)
+	for _, bug := range bugs {
+		t := trialOf(bug)
+		if done[t] {
+			continue
+		}
+		done[t] = true
+		by, err := hunt(dir, t, "")
+		if err == nil && by != "" {
+			err = fmt.Errorf("without any bug %s", by)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	fmt.Printf("without a bug %d sets of tests find nothing\n", len(done))
+	return nil
+}
+
+// hunt returns what failed with a bug; "": nothing did.
+func hunt(dir string, t trial, bug planted.Name) (by string, err error) {
 	binary, err := build(dir, t.pkg)
 	if err != nil {
 		return "", err
 	}
-	return t.try(binary, bug), nil
+	return t.try(binary, bug)
 }
 
 // build builds the tests of a package, with bugs, once.
@@ -115,40 +147,47 @@ func build(dir, pkg string) (string, error) {
 	return binary, cmd.Run()
 }
 
-// try runs the tests until one fails, or the budget is used up.
-func (t trial) try(binary string, bug planted.Name) (by string) {
+// try runs the tests until one fails, or the budget is used up. What is left
+// running then need not come to an end: a cluster with a bug may not.
+func (t trial) try(binary string, bug planted.Name) (by string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), budget)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, "-test.run", t.run, "-test.v", "-test.failfast", "-test.count=1")
+	cmd := exec.CommandContext(ctx, binary, "-test.run", t.run, "-test.v", "-test.count=1")
 	cmd.Dir = t.pkg
-	cmd.Env = append(os.Environ(), "KVD_PLANTED_BUG="+string(bug), "DURATION="+(budget*3/4).String(), "LIFE=5m", "SEED=")
-	cmd.WaitDelay = time.Second
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err == nil || ctx.Err() != nil {
-		return ""
+	cmd.Env = append(os.Environ(), "KVD_PLANTED_BUG="+string(bug), "DURATION="+(budget*3/4).String(), "LIFE=3m", "SEED=")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", err
 	}
-	return t.verdict(&out)
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	defer cmd.Wait() //nolint:errcheck // it failed, or is killed
+	defer cancel()
+	return t.verdict(out), nil
 }
 
-// verdict is the test that failed and the first of its complaints.
-func (t trial) verdict(out *bytes.Buffer) string {
-	test, complaint := "", ""
+// verdict is the first test that fails and the first complaint before that; "":
+// none does.
+func (t trial) verdict(out io.Reader) string {
+	complaint := ""
 	scan := bufio.NewScanner(out)
 	scan.Buffer(nil, 1<<20)
 	for scan.Scan() {
 		line := strings.TrimSpace(scan.Text())
-		name, failed := strings.CutPrefix(line, "--- FAIL: ")
+		test, failed := strings.CutPrefix(line, "--- FAIL: ")
 		switch {
-		case failed && (test == "" || strings.HasPrefix(name, test)):
-			test, _, _ = strings.Cut(name, " ")
+		case failed:
+			test, _, _ = strings.Cut(test, " ")
+			return strings.TrimSpace(t.pkg + " " + test + ": " + complaint)
 		case strings.HasPrefix(line, "panic:"):
 			return t.pkg + ": " + line
 		case complaint == "" && complains(line):
 			complaint = line
 		}
 	}
-	return fmt.Sprintf("%s %s: %s", t.pkg, test, complaint)
+	return ""
 }
 
 // complains tells a line of t.Error from one of t.Log.

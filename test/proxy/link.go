@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -13,6 +14,8 @@ const (
 	// dialTimeout is long for loopback: a process that stands still accepts
 	// nothing once its backlog is full.
 	dialTimeout = 5 * time.Second
+	// acceptPause is kept after a connection that could not be accepted.
+	acceptPause = 10 * time.Millisecond
 )
 
 // link forwards the connections that are made to one port of a host.
@@ -34,8 +37,12 @@ func (l *link) run(ctx context.Context) {
 	defer all.Wait()
 	for {
 		near, err := l.listener.AcceptTCP()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // of this one connection, or there are too many files
+			time.Sleep(acceptPause)
+			continue
 		}
 		connCtx, cancel := context.WithCancel(ctx)
 		c := &conn{near: near, cancel: cancel}

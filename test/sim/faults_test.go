@@ -57,8 +57,8 @@ const (
 // What they saw is linearizable, and all replicas end with the same data.
 //
 // VIRTUAL is how long in all (default 2h), DURATION how long in real time
-// instead, unless something is found, LIFE how long each cluster lives. With SEED the one life that it was
-// printed for is lived again.
+// instead, unless something is found, LIFE how long each cluster lives. With
+// SEED the one life that it was printed for is lived again.
 func TestFaults(t *testing.T) {
 	total, real, life := span(t, "VIRTUAL"), span(t, "DURATION"), span(t, "LIFE")
 	if life == 0 {
