@@ -8,6 +8,18 @@ import (
 	"github.com/kvd-io/kvd/client"
 )
 
+var (
+	errDiffer  = errors.New("replicas differ, or could not be compared")
+	errDamaged = errors.New("records are damaged")
+)
+
+func or(err, otherwise error) error {
+	if err == nil {
+		return otherwise
+	}
+	return err
+}
+
 // Replicas checks that all replicas of every shard have the same data, and that
 // every record on every disk is as it was written. All nodes must run.
 func Replicas(ctx context.Context, cl *client.Client) error {
@@ -18,7 +30,7 @@ func Replicas(ctx context.Context, cl *client.Client) error {
 	}
 	for _, s := range shards {
 		if s.Verdict != client.VerdictSame {
-			errs = append(errs, fmt.Errorf("shard %d at revision %d: %s, %v: %+v", s.Shard, s.Revision, s.Verdict, s.Err, s.Replicas))
+			errs = append(errs, fmt.Errorf("shard %d at revision %d: %s: %+v: %w", s.Shard, s.Revision, s.Verdict, s.Replicas, or(s.Err, errDiffer)))
 		}
 	}
 	disks, err := cl.CheckDisk(ctx)
@@ -28,7 +40,7 @@ func Replicas(ctx context.Context, cl *client.Client) error {
 	}
 	for _, d := range disks {
 		if !d.OK() {
-			errs = append(errs, fmt.Errorf("the disk of %s: %v: %+v", d.Node, d.Err, d.Replicas))
+			errs = append(errs, fmt.Errorf("the disk of %s: %+v: %w", d.Node, d.Replicas, or(d.Err, errDamaged)))
 		}
 	}
 	return errors.Join(errs...)
