@@ -168,6 +168,11 @@ func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) error {
 	if resp.Revision != 0 {
 		f.revision = resp.Revision
 	}
+	var last []byte // once it is handed over, the page is the consumer's
+	n := len(resp.Kvs)
+	if n > 0 {
+		last = resp.Kvs[n-1].Key
+	}
 	page := fetched{
 		kvs:       resp.Kvs,
 		count:     resp.Count,
@@ -177,7 +182,7 @@ func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) error {
 	}
 	select {
 	case f.pages <- page:
-		f.advance(resp.Kvs)
+		f.advance(n, last)
 		return nil
 	case <-ctx.Done():
 		if planted.Bug(planted.RangeCutOff) {
@@ -187,14 +192,13 @@ func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) error {
 	}
 }
 
-// advance moves the start of the next attempt behind what has been handed over,
-// and not before that: an attempt may end while a page waits for the consumer.
-func (f *fetch) advance(kvs []*kvdpb.KeyValue) {
-	n := len(kvs)
+// advance moves the start of the next attempt behind the n keys that have been
+// handed over, and not before that: an attempt may end while a page waits for the
+// consumer.
+func (f *fetch) advance(n int, last []byte) {
 	if n == 0 {
 		return
 	}
-	last := kvs[n-1].Key
 	if f.opts.reverse {
 		f.end = bytes.Clone(last)
 	} else {
