@@ -12,7 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"sync"
 )
 
 // ErrUnsupported says that this machine, or this user, cannot mount images.
@@ -95,11 +95,21 @@ func (d *Disk) Close() error {
 	return nil
 }
 
-// AwaitForks returns when no child process that this one had begun to make
-// before shares its files any more. Until a child executes its program it has all
-// of them open: a lock that was let go is still held then, and a file system is
-// in use.
-func AwaitForks() {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
+// forks is held while a child process is made. Until a child executes its program
+// it has all files open that its parent has: a lock that is let go meanwhile stays
+// held, and a file system in use.
+var forks sync.RWMutex
+
+// HoldForks keeps this package from making child processes until done is called:
+// for those who open what they have just closed.
+func HoldForks() (done func()) {
+	forks.RLock()
+	return forks.RUnlock
+}
+
+// start starts a command.
+func start(cmd *exec.Cmd) error {
+	forks.Lock()
+	defer forks.Unlock()
+	return cmd.Start()
 }

@@ -58,8 +58,15 @@ func New(dir, name string, size int64) (*Disk, error) {
 func command(name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out))
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out.Bytes()))
 	}
 	return nil
 }
@@ -77,7 +84,7 @@ func (d *Disk) keep() error {
 	d.keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var err error
 	if d.tether, err = d.keeper.StdinPipe(); err == nil {
-		err = d.keeper.Start()
+		err = start(d.keeper)
 	}
 	return err
 }
@@ -158,7 +165,6 @@ func writeOut(f *os.File, offset, length int64) error {
 // Restore brings a disk back after PowerCut, with what had been synced. All its
 // files must have been closed.
 func (d *Disk) Restore() error {
-	AwaitForks()
 	if err := command("umount", d.dir); err != nil {
 		return fmt.Errorf("restore %s: %w", d.dir, err)
 	}

@@ -123,7 +123,7 @@ func (c *Cluster) Names() []string { return slices.Sorted(maps.Keys(c.peers)) }
 // StartNode starts a node.
 func (c *Cluster) StartNode(name string) {
 	c.t.Helper()
-	disk.AwaitForks() // which other clusters of this process make
+	defer disk.HoldForks()() // which other clusters of this process make
 	host := c.Net.Host(name)
 	var output io.Writer = c.logs[name]
 	if c.cfg.Log {
