@@ -13,6 +13,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/store/vfs"
 )
 
 // ErrUnsupported says that this machine, or this user, cannot mount images.
@@ -27,6 +30,9 @@ type Disk struct {
 
 // Dir is where the disk is mounted.
 func (d *Disk) Dir() string { return d.dir }
+
+// closeTimeout bounds the unmounting of a disk.
+const closeTimeout = 30 * time.Second
 
 // ballast is the file that fills the disk.
 const ballast = "ballast"
@@ -78,9 +84,13 @@ func tear(path string, rng *rand.Rand) error {
 	return nil
 }
 
-// Free lets a full disk have room again.
+// Free lets a full disk have room again, also after a power cut.
 func (d *Disk) Free() error {
-	if err := os.Remove(filepath.Join(d.dir, ballast)); err != nil {
+	err := os.Remove(filepath.Join(d.dir, ballast))
+	if err == nil {
+		err = vfs.OS.SyncDir(d.dir)
+	}
+	if err != nil {
 		return fmt.Errorf("free %s: %w", d.dir, err)
 	}
 	return nil
@@ -89,6 +99,8 @@ func (d *Disk) Free() error {
 // Close thaws the disk, unmounts it and removes the image. Processes that still
 // have files of it open keep them.
 func (d *Disk) Close() error {
+	late := time.AfterFunc(closeTimeout, func() { _ = d.keeper.Process.Kill() }) // Wait tells
+	defer late.Stop()
 	if err := errors.Join(d.tether.Close(), d.keeper.Wait()); err != nil {
 		return fmt.Errorf("close disk %s: %w", d.dir, err)
 	}

@@ -134,6 +134,20 @@ func TestFill(t *testing.T) {
 	write(t, f, 10, 'x')
 }
 
+// TestFreeIsDurable: a disk that was given room again is not full after a power
+// cut, though nothing else was synced.
+func TestFreeIsDurable(t *testing.T) {
+	d := newDisk(t)
+	f := d.create(t, "file")
+	if err := errors.Join(d.Fill(), f.Sync(), d.Free(), d.PowerCut(rand.New(rand.NewPCG(1, 1))), f.Close(), d.Restore()); err != nil {
+		t.Fatal(err)
+	}
+	write(t, d.create(t, "other"), 10, 'x')
+	if _, err := os.Stat(filepath.Join(d.Dir(), ballast)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what had filled the disk is back: %v", err)
+	}
+}
+
 // TestFreeze has a write wait until the disk is thawed.
 func TestFreeze(t *testing.T) {
 	d := newDisk(t)
