@@ -158,9 +158,9 @@ func (c *Clock) follow(rev uint64) bool {
 	most := revision.FromDuration(c.cfg.MaxAhead)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	elapsed := c.elapsed()
-	c.credit = min(c.credit+revision.FromDuration(elapsed-c.creditAt), most)
-	c.creditAt = elapsed
+	passed := (c.elapsed() - c.creditAt).Truncate(time.Millisecond)
+	c.credit = min(c.credit+revision.FromDuration(passed), most)
+	c.creditAt += passed // what is less than a millisecond counts the next time
 	from := max(told, c.known.Load())
 	if rev > from && rev-from > c.credit {
 		return false
