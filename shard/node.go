@@ -216,7 +216,7 @@ func (n *Node) Close(ctx context.Context) error {
 		if healthy {
 			hurried, cancel := context.WithTimeout(ctx, handOverTimeout)
 			defer cancel()
-			if err := n.HandOver(hurried); err != nil {
+			if err := n.Leave(hurried); err != nil {
 				n.logger.Info("leadership was not handed over", "reason", err)
 			}
 		}
