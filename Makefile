@@ -41,17 +41,18 @@ race: ## run all tests under the race detector (installs a C compiler if there i
 DURATION ?= 2m
 SEED ?=
 
+soak = sum=$$(mktemp); trap 'rm -f "$$sum"' EXIT; status=0; \
+	SUMMARY=$$sum DURATION=$(DURATION) SEED=$(SEED) \
+		go test -count=1 -timeout 0 -v -run '^TestFaults$$' $(1) || status=$$?; \
+	cat "$$sum"; exit $$status
+
 .PHONY: soak
 soak: ## run clusters under faults for DURATION=2m (SEED= repeats); the last line is the sum
-	@sum=$$(mktemp); trap 'rm -f "$$sum"' EXIT; status=0; \
-	SUMMARY=$$sum DURATION=$(DURATION) SEED=$(SEED) \
-		go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/faults || status=$$?; \
-	cat "$$sum"; exit $$status
+	@$(call soak,./test/faults)
 
 .PHONY: soak-virtual
 soak-virtual: ## the same in virtual time, a hundred times as fast
-	@SUMMARY= DURATION=$(DURATION) SEED=$(SEED) \
-		go test -count=1 -timeout 0 -v -run '^TestFaults$$' ./test/sim
+	@$(call soak,./test/sim)
 
 .PHONY: planted-bugs
 planted-bugs: ## plant known bugs, one at a time, and see that the tests find each

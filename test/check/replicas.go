@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,13 +14,6 @@ var (
 	errDamaged = errors.New("records are damaged")
 )
 
-func or(err, otherwise error) error {
-	if err == nil {
-		return otherwise
-	}
-	return err
-}
-
 // Replicas checks that all replicas of every shard have the same data, and that
 // every record on every disk is as it was written. All nodes must run.
 func Replicas(ctx context.Context, cl *client.Client) error {
@@ -30,7 +24,7 @@ func Replicas(ctx context.Context, cl *client.Client) error {
 	}
 	for _, s := range shards {
 		if s.Verdict != client.VerdictSame {
-			errs = append(errs, fmt.Errorf("shard %d at revision %d: %s: %+v: %w", s.Shard, s.Revision, s.Verdict, s.Replicas, or(s.Err, errDiffer)))
+			errs = append(errs, fmt.Errorf("shard %d at revision %d: %s: %+v: %w", s.Shard, s.Revision, s.Verdict, s.Replicas, cmp.Or(s.Err, errDiffer)))
 		}
 	}
 	disks, err := cl.CheckDisk(ctx)
@@ -40,7 +34,7 @@ func Replicas(ctx context.Context, cl *client.Client) error {
 	}
 	for _, d := range disks {
 		if !d.OK() {
-			errs = append(errs, fmt.Errorf("the disk of %s: %+v: %w", d.Node, d.Replicas, or(d.Err, errDamaged)))
+			errs = append(errs, fmt.Errorf("the disk of %s: %+v: %w", d.Node, d.Replicas, cmp.Or(d.Err, errDamaged)))
 		}
 	}
 	return errors.Join(errs...)

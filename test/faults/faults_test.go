@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/kvd-io/kvd/test/history"
 	"github.com/kvd-io/kvd/test/schedule"
 	"github.com/kvd-io/kvd/test/seeded"
+	"github.com/kvd-io/kvd/test/tally"
 	"github.com/kvd-io/kvd/test/workload"
 )
 
@@ -47,19 +47,19 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	seed := seeded.Seed(t)
-	total, began := newTally(), time.Now()
-	for i := 1; total.failed < mostFailed; i++ {
+	total, began := tally.New("real processes", "rounds"), time.Now()
+	for i := 1; total.Failed() < mostFailed; i++ {
 		left := (took - time.Since(began)).Round(time.Second)
 		if i > 1 && left < leastTime {
 			break
 		}
 		r := round{seed: seed, time: min(left, roundTime)}
-		r.failed = !t.Run(fmt.Sprintf("round %d", i), r.run)
-		total.add(&r)
+		ok := t.Run(fmt.Sprintf("round %d", i), r.run)
+		total.Add(r.time, r.recorder.Ops(), r.faults, !ok)
 		t.Logf("round %d, %s: %v", i, r.command(), total)
 		seed = rand.New(rand.NewPCG(seed, 0)).Uint64()
 	}
-	total.report(t)
+	total.Report(t)
 }
 
 // round is one cluster and what became of it.
@@ -69,7 +69,6 @@ type round struct {
 	schedule schedule.Schedule
 	recorder history.Recorder
 	faults   map[schedule.Fault]int
-	failed   bool
 }
 
 func (r *round) run(t *testing.T) {
@@ -149,14 +148,10 @@ func (r *round) command() string {
 }
 
 func (r *round) keep(t *testing.T, x *target) {
-	var ops strings.Builder
-	for _, op := range r.recorder.Ops() {
-		fmt.Fprintln(&ops, op)
-	}
 	evidence.Keep(t, evidence.Run{
 		Name:    fmt.Sprintf("processes-%d", r.seed),
 		Command: r.command(),
-		Texts:   map[string]string{"history": ops.String(), "schedule": r.schedule.String()},
+		Texts:   map[string]string{"history": history.Lines(r.recorder.Ops()), "schedule": r.schedule.String()},
 		Dirs:    x.dirs,
 	})
 }

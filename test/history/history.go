@@ -98,6 +98,15 @@ func (o Op) String() string {
 	return s + fmt.Sprintf(": %v, found %v, revision %d", o.Outcome, o.Found, o.Revision)
 }
 
+// Lines is the operations, a line each.
+func Lines(ops []Op) string {
+	var b strings.Builder
+	for _, op := range ops {
+		fmt.Fprintln(&b, op)
+	}
+	return b.String()
+}
+
 // Recorder collects the operations and transactions of one run.
 type Recorder struct {
 	start time.Time // set by Start, before anything is recorded

@@ -2,13 +2,13 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,6 +23,7 @@ import (
 	"github.com/kvd-io/kvd/test/history"
 	"github.com/kvd-io/kvd/test/schedule"
 	"github.com/kvd-io/kvd/test/seeded"
+	"github.com/kvd-io/kvd/test/tally"
 	"github.com/kvd-io/kvd/test/workload"
 )
 
@@ -70,8 +71,8 @@ func TestFaults(t *testing.T) {
 			total = shortTime
 		}
 	}
-	sum := newTally()
-	defer func() { t.Log(sum) }()
+	sum := tally.New("virtual time", "lives")
+	defer sum.Report(t)
 	if os.Getenv("SEED") != "" {
 		live(t, seeded.Seed(t), life, sum)
 		return
@@ -108,54 +109,8 @@ func span(t *testing.T, name string) time.Duration {
 	return d
 }
 
-// tally is what many lives add up to.
-type tally struct {
-	mu         sync.Mutex // guards what follows
-	time       time.Duration
-	lives      int
-	outcomes   map[history.Outcome]int
-	faults     map[schedule.Fault]int
-	violations int
-}
-
-func newTally() *tally {
-	return &tally{outcomes: map[history.Outcome]int{}, faults: map[schedule.Fault]int{}}
-}
-
-func (s *tally) add(took time.Duration, ops []history.Op, faults map[schedule.Fault]int, failed bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.time += took
-	s.lives++
-	for _, op := range ops {
-		s.outcomes[op.Outcome]++
-	}
-	for fault, n := range faults {
-		s.faults[fault] += n
-	}
-	if failed {
-		s.violations++
-	}
-}
-
-func (s *tally) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ops := 0
-	var outcomes, faults []string
-	for _, o := range slices.Sorted(maps.Keys(s.outcomes)) {
-		ops += s.outcomes[o]
-		outcomes = append(outcomes, fmt.Sprintf("%d %v", s.outcomes[o], o))
-	}
-	for _, f := range slices.Sorted(maps.Keys(s.faults)) {
-		faults = append(faults, fmt.Sprintf("%s %d", f, s.faults[f]))
-	}
-	return fmt.Sprintf("%v of virtual time in %d lives: %d operations checked (%s); faults: %s; violations: %d",
-		s.time.Round(time.Second), s.lives, ops, strings.Join(outcomes, ", "), strings.Join(faults, ", "), s.violations)
-}
-
 // live lets a cluster live under faults, and judges what its clients saw.
-func live(t *testing.T, seed uint64, life time.Duration, sum *tally) {
+func live(t *testing.T, seed uint64, life time.Duration, sum *tally.Tally) {
 	began := time.Now()
 	rng := rand.New(rand.NewPCG(seed, 1))
 	l := lived{seed: seed, life: life, rng: rng, dir: t.TempDir()}
@@ -169,7 +124,7 @@ func live(t *testing.T, seed uint64, life time.Duration, sum *tally) {
 	l.schedule = schedule.Draw(rng, schedule.Config{Nodes: nodes, Duration: life, Faults: faults})
 	// What has failed in the bubble ends it, and then the evidence is kept.
 	defer func() {
-		sum.add(l.took, l.recorder.Ops(), l.faults, t.Failed())
+		sum.Add(l.took, l.recorder.Ops(), l.faults, t.Failed())
 		if t.Failed() {
 			l.keep(t)
 		}
@@ -205,9 +160,13 @@ func (l *lived) makeDisks(t *testing.T) bool {
 	for i := range nodes {
 		name := fmt.Sprintf("n%d", i+1)
 		d, err := disk.New(t.TempDir(), name, diskBytes)
-		if err != nil {
-			t.Logf("power cuts and full disks are left out: %v", err)
+		if errors.Is(err, disk.ErrUnsupported) {
+			t.Logf("LEFT OUT: %v: %v", DiskFaults, err)
+			l.disks = nil
 			return false
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 		t.Cleanup(func() {
 			if err := d.Close(); err != nil {
@@ -281,14 +240,10 @@ func (l *lived) keep(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(l.disks)) {
 		dirs = append(dirs, l.disks[name].Dir())
 	}
-	var ops strings.Builder
-	for _, op := range l.recorder.Ops() {
-		fmt.Fprintln(&ops, op)
-	}
 	evidence.Keep(t, evidence.Run{
 		Name:    fmt.Sprintf("virtual-%d", l.seed),
 		Command: fmt.Sprintf("SEED=%d LIFE=%v go test ./test/sim -run '^TestFaults$' -v", l.seed, l.life),
-		Texts:   map[string]string{"history": ops.String(), "schedule": l.schedule.String()},
+		Texts:   map[string]string{"history": history.Lines(l.recorder.Ops()), "schedule": l.schedule.String()},
 		Dirs:    dirs,
 	})
 }
