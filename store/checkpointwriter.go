@@ -10,8 +10,8 @@ import (
 )
 
 // Fill of pages when a node is split. `chg` is appended to, but for the few
-// changes of transactions that come late; segments of `hist` get a few sorted passes and are then left alone; `cur` stays open for
-// inserts.
+// changes of transactions that come late; segments of `hist` get a few sorted
+// passes and are then left alone; `cur` stays open for inserts.
 const (
 	curFill  = 0.75
 	histFill = 0.9
