@@ -156,7 +156,7 @@ func (t trial) try(binary string, bug planted.Name) (by string, err error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, "-test.run", t.run, "-test.v", "-test.count=1")
 	cmd.Dir = t.pkg
-	cmd.Env = append(os.Environ(), "KVD_PLANTED_BUG="+string(bug), "DURATION="+(budget*3/4).String(), "LIFE=3m", "SEED=")
+	cmd.Env = append(os.Environ(), "KVD_PLANTED_BUG="+string(bug), "DURATION="+(budget*3/4).String(), "LIFE=3m", "SEED=", "EVIDENCE=off")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return "", err
