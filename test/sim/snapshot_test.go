@@ -2,108 +2,40 @@ package sim
 
 import (
 	"context"
-	"fmt"
-	"strconv"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/test/check"
+	"github.com/kvd-io/kvd/test/history"
+	"github.com/kvd-io/kvd/test/seeded"
+	"github.com/kvd-io/kvd/test/workload"
 )
-
-// register checks one key that a single writer counts up: a read sees at least
-// what was acknowledged, and what any read saw, before it began.
-type register struct {
-	mu    sync.Mutex // guards what follows
-	next  int
-	least int // no later read may see less
-	reads int
-}
-
-func (r *register) draw() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.next++
-	return r.next
-}
-
-func (r *register) bound() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.least
-}
-
-func (r *register) saw(n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.least = max(r.least, n)
-}
-
-// traffic writes and reads keys until the context ends.
-type traffic struct {
-	c    *Cluster
-	keys []register
-}
-
-func (f *traffic) write(ctx context.Context) {
-	for i := 0; ctx.Err() == nil; i++ {
-		k := i % len(f.keys)
-		n := f.keys[k].draw()
-		callCtx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		err := f.c.Put(callCtx, f.c.Names(), fmt.Sprintf("count%d", k), strconv.Itoa(n))
-		cancel()
-		if err == nil {
-			f.keys[k].saw(n)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-func (f *traffic) read(ctx context.Context, t *testing.T, pause time.Duration) {
-	for i := 0; ctx.Err() == nil; i++ {
-		k := i % len(f.keys)
-		least := f.keys[k].bound()
-		callCtx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		value, err := f.c.Get(callCtx, f.c.Names(), fmt.Sprintf("count%d", k))
-		cancel()
-		if err == nil {
-			got, _ := strconv.Atoi(value)
-			if got < least {
-				t.Errorf("count%d was read as %d after %d was acknowledged or read", k, got, least)
-			}
-			f.keys[k].saw(got)
-			f.keys[k].mu.Lock()
-			f.keys[k].reads++
-			f.keys[k].mu.Unlock()
-		}
-		time.Sleep(pause)
-	}
-}
-
-// checkAll looks at what is left once all is quiet.
-func (f *traffic) checkAll(t *testing.T) {
-	for k := range f.keys {
-		key := fmt.Sprintf("count%d", k)
-		value, err := f.c.Get(within(t, 20*time.Second), f.c.Names(), key)
-		got, _ := strconv.Atoi(value)
-		if r := &f.keys[k]; err != nil || got < r.least || r.least == 0 || r.reads == 0 {
-			t.Errorf("%s is %q, %v; %d was acknowledged, %d reads", key, value, err, r.least, r.reads)
-		}
-	}
-}
 
 // TestSnapshotUnderLoad lets a follower fall behind the log and come back while
 // writes go on: it gets a snapshot, catches up, and can then make a quorum.
 func TestSnapshotUnderLoad(t *testing.T) {
+	seed := seeded.Seed(t)
+	var recorder history.Recorder
 	synctest.Test(t, func(t *testing.T) {
+		recorder.Start()
 		c := Start(t, Config{Shards: 1, Retention: shortMemory, MemtableBytes: memtableBytes})
 		defer c.Close()
 		names := c.Names()
 		c.WaitReady(20*time.Second, names...)
+		work := workload.Registers{
+			Recorder: &recorder, Tags: 2, Epoch: 20 * time.Second,
+			Burst: 100 * time.Millisecond, Every: time.Second, CallTimeout: 3 * time.Second,
+		}
 		ctx, cancel := context.WithCancel(t.Context())
-		f := &traffic{c: c, keys: make([]register, 2)}
 		var all sync.WaitGroup
-		all.Go(func() { f.write(ctx) })
-		all.Go(func() { f.read(ctx, t, 120*time.Millisecond) })
+		for i := range 2 {
+			cl := c.Connect("app"+names[i], client.Config{})
+			all.Go(func() { work.Run(ctx, cl, i, rand.New(rand.NewPCG(seed, uint64(i)))) })
+		}
 
 		gone := names[2]
 		c.Crash(gone)
@@ -118,11 +50,24 @@ func TestSnapshotUnderLoad(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		cancel()
 		all.Wait()
-		if err := c.Put(within(t, 20*time.Second), names[1:], "count0", strconv.Itoa(f.keys[0].draw())); err != nil {
+		if err := c.Put(within(t, 20*time.Second), names[1:], "key", "value"); err != nil {
 			t.Error(err)
 		}
 		c.StartNode(names[0])
 		c.WaitReady(30*time.Second, names...)
-		f.checkAll(t)
+		reader := c.Connect("reader", client.Config{})
+		if err := work.ReadAll(within(t, time.Minute), reader, len(names)); err != nil {
+			t.Error(err)
+		}
+		if err := check.Replicas(within(t, time.Minute), reader); err != nil {
+			t.Error(err)
+		}
 	})
+	ops := recorder.Ops()
+	if len(ops) < 300 {
+		t.Errorf("%d operations are too few to tell anything", len(ops))
+	}
+	if err := check.Registers(ops, judgeLimit); err != nil {
+		t.Error(err)
+	}
 }
