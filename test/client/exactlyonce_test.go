@@ -28,6 +28,8 @@ const (
 type tally struct {
 	t        *testing.T
 	counters [counters]atomic.Int64
+	writes   atomic.Int64 // of counters; their numbers stand in the values
+	verdicts sync.Map     // by the number of a write: what the worker was told of it
 	expired  atomic.Int64 // writes of which the cluster said that it does not know any more
 
 	acked, refused, nothing, settled, void atomic.Int64
@@ -82,9 +84,9 @@ func exactlyOnce(t *testing.T, c *sim.Cluster, seed uint64, unary bool) {
 		if err != nil && (want > 0 || !errors.Is(err, client.ErrNotFound)) {
 			t.Fatal(err)
 		}
-		got, _ := strconv.ParseInt(string(kv.Value), 10, 64)
-		if got != want || int64(kv.Version) != want {
+		if got := count(kv.Value); got != want || int64(kv.Version) != want {
 			t.Errorf("%s is %d after %d writes; %d were acknowledged", counter(i), got, kv.Version, want)
+			score.explain(t, cl, kv)
 		}
 	}
 	if n := score.expired.Load(); n > 0 {
@@ -98,6 +100,34 @@ func exactlyOnce(t *testing.T, c *sim.Cluster, seed uint64, unary bool) {
 }
 
 func counter(i int) string { return "counter" + strconv.Itoa(i) }
+
+// counterValue is the value of a counter: its count, and which write made it.
+func counterValue(n, write int64) []byte { return fmt.Appendf(nil, "%d by %d", n, write) }
+
+// count returns the count in a counter's value, 0 if there is none.
+func count(value []byte) (n int64) {
+	_, _ = fmt.Sscanf(string(value), "%d", &n)
+	return n
+}
+
+// explain goes back through a counter's history, and logs the writes that were
+// executed and not acknowledged.
+func (s *tally) explain(t *testing.T, cl *client.Client, kv client.KeyValue) {
+	for {
+		var n, write int64
+		_, _ = fmt.Sscanf(string(kv.Value), "%d by %d", &n, &write)
+		if verdict, _ := s.verdicts.Load(write); verdict != "executed" {
+			t.Logf("%s: write %d at revision %d, to %d: its worker was told %v", kv.Key, write, kv.ModRevision, n, verdict)
+		}
+		if kv.Version == 1 {
+			return
+		}
+		var err error
+		if kv, err = cl.Get(within(t, time.Minute), kv.Key, client.AtRevision(kv.ModRevision-1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
 
 // rest lets time pass.
 func rest(ctx context.Context, rng *rand.Rand, most time.Duration) {
@@ -118,9 +148,9 @@ func (s *tally) increment(ctx context.Context, cl *client.Client, rng *rand.Rand
 		if err != nil && !errors.Is(err, client.ErrNotFound) {
 			continue
 		}
-		n, _ := strconv.ParseInt(string(kv.Value), 10, 64)
-		value := []byte(strconv.FormatInt(n+1, 10))
-		if s.executed(rng, func(ctx context.Context) error {
+		write := s.writes.Add(1)
+		value := counterValue(count(kv.Value)+1, write)
+		if s.executed(rng, write, func(ctx context.Context) error {
 			_, err := cl.Put(ctx, counter(i), value, client.IfRevision(kv.ModRevision))
 			return err
 		}) {
@@ -136,7 +166,7 @@ func (s *tally) overwrite(ctx context.Context, cl *client.Client, rng *rand.Rand
 		rest(ctx, rng, 200*time.Millisecond)
 		last++
 		value := []byte(strconv.FormatInt(last, 10))
-		if !s.executed(rng, func(ctx context.Context) error {
+		if !s.executed(rng, 0, func(ctx context.Context) error {
 			_, err := cl.Put(ctx, key, value)
 			return err
 		}) {
@@ -152,27 +182,34 @@ func (s *tally) overwrite(ctx context.Context, cl *client.Client, rng *rand.Rand
 	}
 }
 
-// executed makes a write with little patience, and reports whether it has been
-// executed; if that is not known it is found out.
-func (s *tally) executed(rng *rand.Rand, write func(context.Context) error) bool {
+// executed makes the write with the number (0: it has none) with little patience,
+// and reports whether it has been executed; if that is not known it is found out.
+func (s *tally) executed(rng *rand.Rand, number int64, write func(context.Context) error) bool {
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Duration(rng.Int64N(int64(4*time.Second))))
 	err := write(ctx)
 	cancel()
+	verdict := "executed"
 	var unknown *client.OutcomeUnknownError
 	switch {
 	case err == nil:
 		s.acked.Add(1)
-		return true
 	case errors.Is(err, client.ErrConditionFailed):
 		s.refused.Add(1)
-		return false
-	case !errors.As(err, &unknown):
+		verdict = err.Error()
+	case errors.As(err, &unknown):
+		verdict = s.settle(unknown)
+	default:
 		s.nothing.Add(1)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			s.t.Errorf("write: %v", err)
 		}
-		return false
+		verdict = err.Error()
 	}
+	s.verdicts.Store(number, verdict)
+	return verdict == "executed"
+}
+
+func (s *tally) settle(unknown *client.OutcomeUnknownError) (verdict string) {
 	for {
 		ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 		settled, err := unknown.Settle(ctx)
@@ -180,16 +217,20 @@ func (s *tally) executed(rng *rand.Rand, write func(context.Context) error) bool
 		switch {
 		case err == nil:
 			s.settled.Add(1)
-			if !settled.Executed {
+			switch {
+			case !settled.Executed:
 				s.void.Add(1)
+				return "settled: void"
+			case settled.Err != nil:
+				return "settled: " + settled.Err.Error()
 			}
-			return settled.Executed && settled.Err == nil
+			return "executed"
 		case errors.Is(err, client.ErrRequestExpired):
 			s.expired.Add(1)
-			return false
+			return "settle: " + err.Error()
 		case !errors.Is(err, client.ErrUnavailable):
 			s.t.Errorf("settle: %v", err)
-			return false
+			return "settle: " + err.Error()
 		}
 	}
 }

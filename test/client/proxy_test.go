@@ -25,7 +25,7 @@ type faults struct {
 	loseRequest int // the node never sees it
 	loseReply   int // the node executes it, the client never hears
 	delay       int // it arrives late, perhaps after the client has sent it again
-	duplicate   int // it arrives again later, perhaps at another node
+	duplicate   int // it arrives again later, perhaps at another node, unless it was refused
 	cut         int // the stream breaks after the node has executed it
 }
 
@@ -176,10 +176,15 @@ var errCut = status.Error(codes.Unavailable, "cut by the test")
 func pass[Req, Resp any](f *forwarder, ctx context.Context, req Req, call func(kvdpb.KVClient, context.Context, Req, ...grpc.CallOption) (Resp, error)) (Resp, error) {
 	var none Resp
 	fate := f.p.draw()
-	if fate.duplicate != "" {
-		f.p.later(fate.duplicateAfter, func(ctx context.Context) {
-			_, _ = call(kvdpb.NewKVClient(f.p.nodes[fate.duplicate]), ctx, req)
-		})
+	duplicate := func() {
+		if fate.duplicate != "" {
+			f.p.later(fate.duplicateAfter, func(ctx context.Context) {
+				_, _ = call(kvdpb.NewKVClient(f.p.nodes[fate.duplicate]), ctx, req)
+			})
+		}
+	}
+	if fate.loseRequest || fate.loseReply || fate.cut { // the client hears nothing
+		duplicate()
 	}
 	if fate.loseRequest {
 		<-ctx.Done()
@@ -200,7 +205,21 @@ func pass[Req, Resp any](f *forwarder, ctx context.Context, req Req, call func(k
 		<-ctx.Done()
 		return none, ctx.Err()
 	}
+	if !refused(resp, err) {
+		duplicate()
+	}
 	return resp, err
+}
+
+// refused reports whether a node has answered that it did nothing. The client
+// tells its caller so: such a message has no copy on the way, since no
+// connection copies what it carries. Copies are what the client sends again.
+func refused(resp any, err error) bool {
+	if len(status.Convert(err).Details()) > 0 {
+		return true
+	}
+	batch, ok := resp.(*kvdpb.BatchResponse)
+	return ok && batch.GetError() != nil
 }
 
 func (f *forwarder) Put(ctx context.Context, req *kvdpb.PutRequest) (*kvdpb.PutResponse, error) {
