@@ -108,12 +108,13 @@ func (d *Disk) Close() error {
 }
 
 // forks is held while a child process is made. Until a child executes its program
-// it has all files open that its parent has: a lock that is let go meanwhile stays
-// held, and a file system in use.
+// it has all files open that its parent has: a lock that the parent lets go of
+// meanwhile stays held, and a file system in use, until the child has closed the
+// last of its files, which is some time after it is seen to have executed.
 var forks sync.RWMutex
 
 // HoldForks keeps this package from making child processes until done is called:
-// for those who open what they have just closed.
+// for those who close what they, or others, are going to open again.
 func HoldForks() (done func()) {
 	forks.RLock()
 	return forks.RUnlock

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -179,5 +180,42 @@ func TestCloseWhenFrozen(t *testing.T) {
 	d := newDisk(t)
 	if err := d.Freeze(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A file that is closed while no child is being made is closed for good: its lock
+// can be taken at once.
+func TestHoldForks(t *testing.T) {
+	const times = 300
+	path := filepath.Join(t.TempDir(), "lock")
+	for range times {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			t.Fatalf("locked by nobody: %v", err)
+		}
+		child := make(chan error)
+		started := make(chan struct{})
+		go func() {
+			close(started)
+			cmd := exec.CommandContext(t.Context(), "true")
+			child <- errors.Join(start(cmd), cmd.Wait())
+		}()
+		<-started
+		release := HoldForks()
+		err = f.Close()
+		release()
+		f, openErr := os.OpenFile(path, os.O_RDWR, 0o600)
+		if err := errors.Join(err, openErr); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			t.Errorf("lock a file that has been closed: %v", err)
+		}
+		if err := errors.Join(<-child, f.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -123,7 +123,6 @@ func (c *Cluster) Names() []string { return slices.Sorted(maps.Keys(c.peers)) }
 // StartNode starts a node.
 func (c *Cluster) StartNode(name string) {
 	c.t.Helper()
-	defer disk.HoldForks()() // which other clusters of this process make
 	host := c.Net.Host(name)
 	var output io.Writer = c.logs[name]
 	if c.cfg.Log {
@@ -190,6 +189,7 @@ func (c *Cluster) Node(name string) *server.Node { return c.nodes[name] }
 // StopNode stops a node in an orderly way.
 func (c *Cluster) StopNode(name string) {
 	c.t.Helper()
+	defer disk.HoldForks()()
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
 	if err := c.nodes[name].Close(ctx); err != nil {
@@ -204,6 +204,7 @@ var errCrash = errors.New("crashed")
 // Crash stops a node as kill -9 does: its files stay as they are at this
 // moment, its connections break, and nothing more is heard of it.
 func (c *Cluster) Crash(name string) {
+	defer disk.HoldForks()()
 	c.disks[name].Break(errCrash)
 	c.Net.Crash(name)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kvd-io/kvd/test/disk"
 	"github.com/kvd-io/kvd/test/schedule"
 )
 
@@ -49,7 +50,7 @@ func (c *Cluster) Begin(e schedule.Event) (end func() error, err error) {
 		return c.handOver(victims[0])
 	case schedule.BadDisk:
 		c.faulty = append(c.faulty, victims[0])
-		c.disks[victims[0]].Break(errBadDisk)
+		c.breakDisk(victims[0])
 		return func() error { // it has stopped by itself if it had anything to write
 			c.repaired(victims[0])
 			c.Crash(victims[0])
@@ -64,6 +65,11 @@ func (c *Cluster) Begin(e schedule.Event) (end func() error, err error) {
 	default:
 		return nil, fmt.Errorf("a cluster in virtual time has no %s", e.Fault)
 	}
+}
+
+func (c *Cluster) breakDisk(name string) {
+	defer disk.HoldForks()()
+	c.disks[name].Break(errBadDisk)
 }
 
 // down takes nodes down, and up again when the fault ends.
