@@ -23,7 +23,7 @@ import (
 
 // testTiming elects quickly and leaves room for a busy machine.
 var testTiming = shard.Timing{
-	Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond,
+	Silence: 200 * time.Millisecond, Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond,
 	LeaderLease: 160 * time.Millisecond, Commit: 50 * time.Millisecond,
 }
 

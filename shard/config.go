@@ -63,8 +63,11 @@ type Config struct {
 
 // Timing of the Raft groups.
 type Timing struct {
+	// Silence of a leader after which its followers agree on the next.
+	Silence time.Duration
 	// Heartbeat: a follower that has not heard from a leader for one to two of
-	// these stands for election. A leader sends ten in this time.
+	// these stands for election, whether others agree or not. A leader sends five
+	// to ten in this time.
 	Heartbeat time.Duration
 	// Election is how long a candidate waits for votes (to twice this).
 	Election time.Duration
@@ -90,11 +93,12 @@ type Retention struct {
 	History time.Duration
 }
 
-// DefaultTiming bounds the time without a leader after a node's death by 1.5 s
-// while costing an idle shard about a dozen messages a second.
+// DefaultTiming has a new leader within 0.6 s of the last sign of life of the old
+// one, while costing an idle shard less than a dozen messages a second.
 var DefaultTiming = Timing{
-	Heartbeat:   500 * time.Millisecond,
-	Election:    500 * time.Millisecond,
+	Silence:     500 * time.Millisecond,
+	Heartbeat:   800 * time.Millisecond,
+	Election:    800 * time.Millisecond,
 	LeaderLease: 400 * time.Millisecond,
 	Commit:      150 * time.Millisecond,
 }
@@ -184,11 +188,11 @@ func (c Config) Validate() error {
 }
 
 func (t Timing) validate() error {
-	if slices.Min([]time.Duration{t.Heartbeat, t.Election, t.LeaderLease, t.Commit}) < 5*time.Millisecond {
+	if slices.Min([]time.Duration{t.Silence, t.Heartbeat, t.Election, t.LeaderLease, t.Commit}) < 5*time.Millisecond {
 		return fmt.Errorf("%w: timeouts below 5 ms", ErrConfig)
 	}
-	if t.LeaderLease > t.Heartbeat || t.Election < t.Heartbeat {
-		return fmt.Errorf("%w: timeouts must rise from leader lease over heartbeat to election", ErrConfig)
+	if !slices.IsSorted([]time.Duration{t.LeaderLease, t.Silence, t.Heartbeat, t.Election}) {
+		return fmt.Errorf("%w: timeouts must rise from leader lease over silence and heartbeat to election", ErrConfig)
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ const (
 // a raft that is stuck is replaced.
 type engine struct {
 	raft    *raft.Raft
+	began   time.Time
 	group   *transport.Group
 	notify  chan bool
 	drained chan struct{} // closed when nobody reads notify any more
@@ -85,7 +86,7 @@ func (r *Replica) startEngine() (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open transport group: %w", err)
 	}
-	e := &engine{group: group, notify: make(chan bool, 1), drained: make(chan struct{}), gone: make(chan struct{})}
+	e := &engine{began: time.Now(), group: group, notify: make(chan bool, 1), drained: make(chan struct{}), gone: make(chan struct{})}
 	conf := r.raftConfig(e.notify)
 	err = guarded(func() (err error) {
 		if err := r.bootstrap(conf, group); err != nil {

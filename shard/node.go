@@ -96,6 +96,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	}
 	balance := &balancer{leaving: &n.leaving, node: n.cfg.Node, replicas: n.replicas, maps: n.maps, alive: n.alive, logger: n.logger}
 	register := &registrar{self: n.self(), keeper: keeper, peerAddrs: n.cfg.InitialCluster, logger: n.logger}
+	heirs := &succession{node: n.cfg.Node, leaving: &n.leaving, replicas: n.replicas, logger: n.logger, bound: map[uint32]agreement{}}
 	opened := make(chan struct{}) // nobody is served before all is open
 	n.transport, err = transport.Open(transport.Config{
 		Node:        n.cfg.Node,
@@ -110,6 +111,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		Handlers: map[uint8]transport.Handler{
 			methodRegister: after(opened, register.serve),
 			methodProgress: after(opened, balance.serve),
+			methodClaim:    after(opened, heirs.serve),
 		},
 		Logger:  n.logger,
 		Metrics: m.transport,
@@ -122,12 +124,12 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return err
 	}
 	keeper.replica = n.replicas[MetaShard]
-	balance.transport, register.transport = n.transport, n.transport
+	balance.transport, register.transport, heirs.transport = n.transport, n.transport, n.transport
 	close(opened)
 
 	running, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
-	for _, run := range []func(context.Context){keeper.follow, register.run, balance.run, n.watchFailure} {
+	for _, run := range []func(context.Context){keeper.follow, register.run, balance.run, heirs.run, n.watchFailure} {
 		n.background.Go(func() { run(running) })
 	}
 	n.collector = newCollector(n)

@@ -57,7 +57,7 @@ var settings = []setting{
 		number(func(o *options) *int { return &o.Shards })},
 	{"replicas", "N", fmt.Sprintf("replicas of each shard in a new cluster (default %d, or the number of nodes)", server.DefaultReplicas),
 		number(func(o *options) *int { return &o.Replicas })},
-	{"election-timeout", "DURATION", "silence of a leader after which another is elected (default " + shard.DefaultTiming.Heartbeat.String() + ")",
+	{"election-timeout", "DURATION", "silence of a leader after which another is elected (default " + shard.DefaultTiming.Silence.String() + ")",
 		setElectionTimeout},
 	{"memtable-bytes", "BYTES", fmt.Sprintf("applied writes of a shard that are kept in memory before a checkpoint (default %dMi)", server.DefaultMemtableBytes>>20),
 		size(func(o *options) *int64 { return &o.MemtableBytes })},
@@ -147,10 +147,10 @@ func setElectionTimeout(o *options, v string) error {
 func timing(election time.Duration) shard.Timing {
 	def := shard.DefaultTiming
 	scale := func(d time.Duration) time.Duration {
-		return time.Duration(float64(d) * float64(election) / float64(def.Heartbeat))
+		return time.Duration(float64(d) * float64(election) / float64(def.Silence))
 	}
 	return shard.Timing{
-		Heartbeat: election, Election: scale(def.Election),
+		Silence: election, Heartbeat: scale(def.Heartbeat), Election: scale(def.Election),
 		LeaderLease: scale(def.LeaderLease), Commit: scale(def.Commit),
 	}
 }

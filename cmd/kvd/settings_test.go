@@ -46,7 +46,7 @@ var samples = map[string]struct {
 	"initial-cluster":      {"n1=a:7401", "n1=a:7401,n2=b:7401", func(o options) any { return len(o.InitialCluster) }, [2]any{1, 2}},
 	"shards":               {"3", "5", func(o options) any { return o.Shards }, [2]any{3, 5}},
 	"replicas":             {"1", "01", func(o options) any { return o.Replicas }, [2]any{1, 1}},
-	"election-timeout":     {"1s", "2s", func(o options) any { return o.Timing.Election.String() }, [2]any{"1s", "2s"}},
+	"election-timeout":     {"1s", "2s", func(o options) any { return o.Timing.Silence.String() }, [2]any{"1s", "2s"}},
 	"memtable-bytes":       {"1024", "1Mi", func(o options) any { return o.MemtableBytes }, [2]any{int64(1024), int64(1 << 20)}},
 	"uncheckpointed-bytes": {"2Ki", "1Gi", func(o options) any { return o.UncheckpointedBytes }, [2]any{int64(2048), int64(1 << 30)}},
 	"drain-timeout":        {"1s", "2s", func(o options) any { return o.DrainTimeout.String() }, [2]any{"1s", "2s"}},

@@ -85,6 +85,22 @@ func (l *Log) LastIndex() (uint64, error) {
 	return l.last, nil
 }
 
+// Tip returns the index and the term of the last entry, or of the last snapshot
+// noted if that is further; 0 and 0 if there is neither.
+func (l *Log) Tip() (index, term uint64, err error) {
+	l.mu.RLock()
+	last, snapshot, snapshotTerm := l.last, l.snapshotIndex, l.snapshotTerm
+	l.mu.RUnlock()
+	if last <= snapshot {
+		return snapshot, snapshotTerm, nil
+	}
+	var entry raft.Log
+	if err := l.read(last, &entry); err != nil {
+		return 0, 0, err
+	}
+	return last, entry.Term, nil
+}
+
 // GetLog reads an entry; raft.ErrLogNotFound if it is not there. For the index
 // of the last snapshot noted it makes up an entry with the snapshot's term
 // when the record is gone.

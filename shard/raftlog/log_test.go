@@ -119,6 +119,31 @@ func TestSnapshotOverAConflict(t *testing.T) {
 	}
 }
 
+// The tip is what a vote goes by: the last record, or a snapshot beyond it.
+func TestTip(t *testing.T) {
+	l, closeLog := open(t, t.TempDir(), vfs.OS, nil)
+	defer closeLog()
+	want := func(wantIndex, wantTerm uint64) {
+		t.Helper()
+		if index, term, err := l.Tip(); err != nil || index != wantIndex || term != wantTerm {
+			t.Errorf("tip at %d of term %d, %v; want %d of %d", index, term, err, wantIndex, wantTerm)
+		}
+	}
+	want(0, 0)
+	store(t, l, entries(2, 1, 10))
+	want(10, 2)
+	l.SetSnapshot(10, 2)
+	want(10, 2)
+	store(t, l, entries(3, 11, 12))
+	want(12, 3)
+	if err := l.DeleteRange(11, 12); err != nil {
+		t.Fatal(err)
+	}
+	want(10, 2)
+	l.SetSnapshot(20, 4)
+	want(20, 4)
+}
+
 func TestLogBehindTheStore(t *testing.T) {
 	dir := t.TempDir()
 	l, closeLog := open(t, dir, nil, nil)

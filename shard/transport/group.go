@@ -221,6 +221,18 @@ func (g *Group) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, args *raft.Ti
 	return nil
 }
 
+// Stand has this node's own Raft stand for election now, as if its leader had told
+// it to: it asks for votes without asking before whether it would get them, and
+// those who know a leader vote, too. An error says that Raft was busy and will
+// not stand, or that it may.
+func (g *Group) Stand(timeout time.Duration) error {
+	request := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.t.cfg.Node), Addr: []byte(g.t.cfg.Node),
+	}}
+	_, err := g.deliverOnce(raft.RPC{Command: request}, timeout)
+	return err
+}
+
 // InstallSnapshot implements raft.Transport.
 func (g *Group) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	p := g.t.peer(string(id))

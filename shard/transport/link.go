@@ -149,6 +149,7 @@ func (e *dialError) Unwrap() error { return e.err }
 func (k *link) serve(up func()) error {
 	t := k.peer.t
 	c, r, err := k.dial()
+	k.peer.dialed(err)
 	if err != nil {
 		t.cfg.Metrics.connects.WithLabelValues(k.peer.node, "failed").Inc()
 		k.set(nil, err)

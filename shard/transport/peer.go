@@ -1,8 +1,10 @@
 package transport
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -18,6 +20,7 @@ type peer struct {
 	links map[lane]*link
 
 	lastHeard atomic.Int64 // since t.began, in nanoseconds; 0: never
+	refused   atomic.Int64 // as above: when nobody listened there; 0: not since it was connected
 }
 
 func newPeer(t *Transport, node string) *peer {
@@ -41,6 +44,17 @@ func (p *peer) link(l lane) *link {
 // heard notes that a message of the peer arrived.
 func (p *peer) heard(now time.Time) {
 	p.lastHeard.Store(int64(now.Sub(p.t.began)) + 1)
+}
+
+// dialed notes how an attempt to connect went. Where a machine says that nobody
+// listens, no process is.
+func (p *peer) dialed(err error) {
+	switch {
+	case err == nil:
+		p.refused.Store(0)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		p.refused.Store(int64(time.Since(p.t.began)) + 1)
+	}
 }
 
 // alive is told when the peer has connected to us: if our own attempts to reach

@@ -104,17 +104,29 @@ func (t *Transport) peer(node string) *peer {
 // LastHeard returns when the last message of a node arrived, to within a
 // second; the zero time if none has.
 func (t *Transport) LastHeard(node string) time.Time {
+	return t.noted(node, func(p *peer) int64 { return p.lastHeard.Load() })
+}
+
+// Gone returns when a node's machine last said that nobody listens at the node's
+// address, as it does once the process has died; the zero time if it has not, or
+// the node has been reached since. A node that has moved looks the same.
+func (t *Transport) Gone(node string) time.Time {
+	return t.noted(node, func(p *peer) int64 { return p.refused.Load() })
+}
+
+// noted returns a time that was noted of a node, zero if it never was.
+func (t *Transport) noted(node string, what func(*peer) int64) time.Time {
 	t.mu.Lock()
 	p, ok := t.peers[node]
 	t.mu.Unlock()
 	if !ok {
 		return time.Time{}
 	}
-	ago := p.lastHeard.Load()
-	if ago == 0 {
+	since := what(p)
+	if since == 0 {
 		return time.Time{}
 	}
-	return t.began.Add(time.Duration(ago))
+	return t.began.Add(time.Duration(since))
 }
 
 // Call asks another node, or this one, to run its handler of method. The answer
