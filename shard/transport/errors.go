@@ -19,6 +19,9 @@ var (
 	// ErrUnhealthy means that the group's own disk stalls, so that it must not
 	// look like a living leader.
 	ErrUnhealthy = errors.New("group's log does not make progress")
+	// ErrDeposed means that a leader would have sent records of a term newer than its
+	// own; see overtaken.
+	ErrDeposed = errors.New("leader has been deposed: its log has records of a newer term")
 	// ErrFrameTooLarge means that a message exceeds MaxFrameBytes.
 	ErrFrameTooLarge = errors.New("message exceeds the frame limit")
 	// ErrCorruptFrame means that bytes on a connection are no frame of ours.

@@ -138,6 +138,19 @@ func isHeartbeat(a *raft.AppendEntriesRequest) bool {
 	return len(a.Entries) == 0 && a.PrevLogEntry == 0 && a.PrevLogTerm == 0 && a.LeaderCommitIndex == 0
 }
 
+// overtaken tells whether records are of a newer term than their sender leads in.
+// When Raft is deposed, its goroutines that replicate go on for one more round, in
+// their old term, with the log and the snapshots that are there by then. What they
+// send is no danger to the log of a follower that has missed the newer terms; but
+// it would not have stored that it knows them.
+func overtaken(a *raft.AppendEntriesRequest) bool {
+	last := a.PrevLogTerm
+	if n := len(a.Entries); n > 0 {
+		last = a.Entries[n-1].Term
+	}
+	return last > a.Term
+}
+
 // AppendEntries implements raft.Transport. Heartbeats share a message with those
 // of other groups. It may shorten args.Entries to what it sends.
 func (g *Group) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
@@ -149,6 +162,9 @@ func (g *Group) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft
 	}
 	if isHeartbeat(args) {
 		return g.sendHeartbeat(string(id), args, resp)
+	}
+	if overtaken(args) {
+		return ErrDeposed
 	}
 	p := g.t.peer(string(id))
 	cl, err := g.roundTrip(p.link(g.lane), appendTimeout, kindAppend, cutAppend(g.cfg.ID, args))
@@ -235,6 +251,9 @@ func (g *Group) Stand(timeout time.Duration) error {
 
 // InstallSnapshot implements raft.Transport.
 func (g *Group) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if args.LastLogTerm > args.Term {
+		return ErrDeposed
+	}
 	p := g.t.peer(string(id))
 	answer, err := g.sendSnapshot(p.link(laneSnapshot), args, data)
 	if err != nil {

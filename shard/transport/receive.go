@@ -50,8 +50,12 @@ func (t *Transport) handleAppend(c *conn, id uint64, body []byte) error {
 		return err
 	}
 	g := t.group(group)
-	if g == nil {
+	switch {
+	case g == nil:
 		c.sendFailure(id, ErrUnknownGroup)
+		return nil
+	case overtaken(req): // of a release that does not look itself
+		c.sendFailure(id, ErrDeposed)
 		return nil
 	}
 	req.ID, req.Addr = c.peer.name, c.peer.name

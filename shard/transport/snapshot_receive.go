@@ -63,8 +63,12 @@ func (t *Transport) beginSnapshot(c *conn, id uint64, body []byte) error {
 		return err
 	}
 	g := t.group(m.Group)
-	if g == nil {
+	switch {
+	case g == nil:
 		c.sendFailure(id, ErrUnknownGroup)
+		return nil
+	case m.LastLogTerm > m.Term: // as with appends
+		c.sendFailure(id, ErrDeposed)
 		return nil
 	}
 	s := &snapshotReceive{

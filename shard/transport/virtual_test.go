@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,6 +162,38 @@ func TestPeerDownFailsFast(t *testing.T) {
 		})
 		if d := time.Since(began); d > 2*backoffMax {
 			t.Fatalf("it took %v to reconnect", d)
+		}
+	})
+}
+
+// TestDeposedLeadersRecords: what a deposed leader still sends of the newer terms is
+// neither sent nor taken.
+func TestDeposedLeadersRecords(t *testing.T) {
+	inVirtualTime(t, 3, 1, func(t *testing.T, _ memory, c *cluster) {
+		ld := c.leader(1)
+		g, other := ld.groups[1].g, c.others(ld.name)[0]
+		term := ld.groups[1].raft.Load().CurrentTerm()
+		header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}
+		appends := map[string]*raft.AppendEntriesRequest{
+			"records":         {RPCHeader: header, Term: term, Entries: []*raft.Log{{Index: 100, Term: term}, {Index: 101, Term: term + 1}}},
+			"a record before": {RPCHeader: header, Term: term, PrevLogEntry: 100, PrevLogTerm: term + 1},
+		}
+		for what, req := range appends {
+			if err := g.AppendEntries(raft.ServerID(other), "", req, new(raft.AppendEntriesResponse)); !errors.Is(err, ErrDeposed) {
+				t.Errorf("%s: sent: %v", what, err)
+			}
+			_, err := g.roundTrip(g.t.peer(other).link(g.lane), appendTimeout, kindAppend, cutAppend(1, req))
+			if err == nil || !strings.Contains(err.Error(), ErrDeposed.Error()) {
+				t.Errorf("%s: taken: %v", what, err)
+			}
+		}
+		snapshot := &raft.InstallSnapshotRequest{RPCHeader: header, Term: term, LastLogIndex: 100, LastLogTerm: term + 1}
+		if err := g.InstallSnapshot(raft.ServerID(other), "", snapshot, nil, nil); !errors.Is(err, ErrDeposed) {
+			t.Errorf("snapshot: sent: %v", err)
+		}
+		_, err := g.sendSnapshot(g.t.peer(other).link(laneSnapshot), snapshot, strings.NewReader(""))
+		if err == nil || !strings.Contains(err.Error(), ErrDeposed.Error()) {
+			t.Errorf("snapshot: taken: %v", err)
 		}
 	})
 }
