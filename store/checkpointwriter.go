@@ -159,7 +159,7 @@ func (w *checkpointWriter) live(key []byte) (record, error) {
 
 // changes writes `chg`.
 func (w *checkpointWriter) changes() error {
-	return w.chg.write(w.frozen.memtable.versions, w.frozen.state.KeepSince)
+	return w.chg.write(w.frozen.memtable.slabs(), w.frozen.state.KeepSince)
 }
 
 // dedupe writes the records of the clients that have changed.

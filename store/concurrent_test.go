@@ -28,7 +28,7 @@ func TestReadersBesideWriter(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var readers sync.WaitGroup
-	for _, read := range []func(context.Context, *Store) error{readNow, readBack, readStream} {
+	for _, read := range []func(context.Context, *Store) error{readNow, readBack, readStream, readChanges} {
 		readers.Go(func() {
 			if err := read(ctx, s); err != nil && ctx.Err() == nil {
 				t.Error(err)
@@ -118,6 +118,28 @@ func readBack(ctx context.Context, s *Store) error {
 		}
 		if n != want {
 			return fmt.Errorf("read %d at %d", n, want)
+		}
+	}
+	return nil
+}
+
+// readChanges asks whether keys were written since an entry that has been applied.
+func readChanges(ctx context.Context, s *Store) error {
+	if err := s.WaitApplied(ctx, 50); err != nil {
+		return err
+	}
+	key := func(key []byte) bool { return string(key) == "key-7" }
+	for back := uint64(0); ctx.Err() == nil; back = (back + 7) % 40 {
+		applied := s.AppliedIndex()
+		changed, err := s.Changed(ctx, (applied-back)<<24, key)
+		if errors.Is(err, ErrCompacted) && applied-back < s.State().KeepSince>>24 {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !changed && back > 0 {
+			return fmt.Errorf("not changed in the %d entries up to %d", back, applied)
 		}
 	}
 	return nil

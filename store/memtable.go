@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -82,8 +83,14 @@ type memtable struct {
 	index map[uint64]*entry
 	order *btree.BTreeG[ordered]
 
-	entries  []entry     // the slab that new entries come from
-	versions [][]version // all versions, in the order of their writing
+	entries []entry // the slab that new entries come from
+	// versions are all, in the order of their writing, in slabs of slabSize, and
+	// written is how many there are. Of those that it counts nothing changes. before
+	// has for each slab the highest revision in those before it.
+	versions [][]version
+	before   []uint64
+	written  atomic.Int64
+	highest  uint64 // of all versions; the writer's
 
 	bytes   atomic.Int64 // estimate of the memory held
 	charged int64        // of it, what the budget knows of; guarded by the store's account
@@ -124,12 +131,16 @@ func (m *memtable) lookup(hash uint64, key []byte) *entry {
 // write adds a version of key, whose entry in this memtable is e or nil. The
 // key is retained.
 func (m *memtable) write(e *entry, hash uint64, key []byte, v version) {
-	if n := len(m.versions); n == 0 || len(m.versions[n-1]) == cap(m.versions[n-1]) {
-		m.versions = append(m.versions, make([]version, 0, slabSize))
+	n := int(m.written.Load())
+	if n%slabSize == 0 {
+		m.mu.Lock()
+		m.versions = append(m.versions, make([]version, slabSize))
+		m.before = append(m.before, m.highest)
+		m.mu.Unlock()
 	}
-	slab := &m.versions[len(m.versions)-1]
-	*slab = append(*slab, v)
-	p := &(*slab)[len(*slab)-1]
+	p := &m.versions[n/slabSize][n%slabSize]
+	*p = v
+	m.highest = max(m.highest, v.mod)
 	if v.prev != 0 && (e == nil || e.newest.Load().prev == 0) {
 		m.pages++
 	}
@@ -145,6 +156,7 @@ func (m *memtable) write(e *entry, hash uint64, key []byte, v version) {
 		p.older = e.newest.Load()
 		e.newest.Store(p)
 	}
+	m.written.Store(int64(n + 1))
 	m.bytes.Add(size)
 }
 
@@ -167,6 +179,35 @@ func (m *memtable) insert(hash uint64, e *entry) {
 	m.index[hash] = e
 	m.order.Set(item)
 	m.mu.Unlock()
+}
+
+// slabs returns the versions, for who knows that no more are written.
+func (m *memtable) slabs() [][]version {
+	all := slices.Clone(m.versions)
+	if n := int(m.written.Load()) % slabSize; n != 0 {
+		all[len(all)-1] = all[len(all)-1][:n]
+	}
+	return all
+}
+
+// changed tells whether a batch at or below index has written, above a revision,
+// a key that in wants.
+func (m *memtable) changed(above, index uint64, in func(key []byte) bool) bool {
+	m.mu.RLock()
+	versions, before, written := m.versions, m.before, int(m.written.Load())
+	m.mu.RUnlock()
+	for i := len(versions) - 1; i >= 0; i-- {
+		slab := versions[i][:min(written-i*slabSize, slabSize)]
+		for j := range slab {
+			if v := &slab[j]; v.mod > above && v.index <= index && in(v.entry.key) {
+				return true
+			}
+		}
+		if before[i] <= above {
+			return false
+		}
+	}
+	return false
 }
 
 // page appends to dst up to cap(dst) entries in order, beginning at from

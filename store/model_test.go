@@ -270,6 +270,7 @@ func (w *writer) checkReads(t testing.TB, s *Store, rng *rand.Rand, n int) {
 			t.Fatalf("Get(%x, %d) = %+v, %v, %v; want %+v, %v", key, at, got, ok, err, want, exists)
 		}
 		w.checkRange(t, s, rng, at)
+		w.checkChanged(t, s, rng, or(at, m.revision))
 	}
 	if m.keepSince > 1 {
 		if _, _, err := s.Get([]byte("a"), m.keepSince-1); !isCompacted(err, m.keepSince) {
@@ -288,6 +289,23 @@ func or(a, b uint64) uint64 {
 func isCompacted(err error, oldest uint64) bool {
 	var c *CompactedError
 	return errors.As(err, &c) && c.Oldest == oldest
+}
+
+// checkChanged asks about a key, and about all between two.
+func (w *writer) checkChanged(t testing.TB, s *Store, rng *rand.Rand, at uint64) {
+	t.Helper()
+	start, end := randomKey(rng, w.keys), randomKey(rng, w.keys)
+	if rng.IntN(3) == 0 {
+		end = append(bytes.Clone(start), 0)
+	}
+	in := func(key []byte) bool { return bytes.Compare(key, start) >= 0 && bytes.Compare(key, end) < 0 }
+	want := false
+	for key, versions := range w.model.keys {
+		want = want || in([]byte(key)) && slices.ContainsFunc(versions, func(v modelVersion) bool { return v.ModRevision > at })
+	}
+	if got, err := s.Changed(context.Background(), at, in); err != nil || got != want {
+		t.Fatalf("Changed in [%x, %x) above %d: %v, %v; want %v", start, end, at, got, err, want)
+	}
 }
 
 func (w *writer) checkRange(t testing.TB, s *Store, rng *rand.Rand, at uint64) {
