@@ -116,6 +116,9 @@ func (r *Replica) accede(ctx context.Context, e *engine, term uint64) error {
 		}
 	}
 	state := r.store.State()
+	if planted.Bug(planted.BoundForgotten) {
+		state.Bound = 0
+	}
 	g := &reign{engine: e, term: term, floor: max(state.Revision, state.Bound), since: time.Now()}
 	r.cfg.clock.Issued(g.floor)
 	r.throne.set(g)

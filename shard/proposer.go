@@ -42,12 +42,11 @@ type proposer struct {
 	// inFlight counts entries in flights or with collect. Only run adds.
 	inFlight atomic.Int32
 
+	promises
+
 	refusals refusals // of collect alone
 
-	// Of run alone:
-	last    uint64 // highest revision assigned
-	dedupe  horizon
-	history horizon
+	dedupe, history horizon // of run alone
 }
 
 // flight is an entry on its way through raft.
@@ -55,6 +54,7 @@ type flight struct {
 	engine *engine
 	batch  []*pending
 	future raft.ApplyFuture
+	err    error // why there is no future
 	start  time.Time
 }
 
@@ -102,7 +102,8 @@ func (p *proposer) run(ctx context.Context) {
 // step proposes one entry; false: there is nothing to do until woken.
 func (p *proposer) step(ctx context.Context) bool {
 	waiting, full := p.queue.waiting()
-	if !waiting || ctx.Err() != nil {
+	enter, take := p.mayEnter(waiting)
+	if !enter || ctx.Err() != nil {
 		return false
 	}
 	if n := p.inFlight.Load(); n == maxInFlight || n > 0 && !full {
@@ -132,7 +133,11 @@ func (p *proposer) step(ctx context.Context) bool {
 	// Whoever is about to push goes first: larger entries, and nothing lost when
 	// nobody else runs.
 	runtime.Gosched()
-	if batch := p.queue.take(); len(batch) > 0 {
+	var batch []*pending
+	if take {
+		batch = p.queue.take()
+	}
+	if len(batch) > 0 || !take {
 		p.enter(g, batch)
 	}
 	return true
@@ -147,38 +152,46 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 		entry.Groups[i] = w.group
 		commands += len(w.group.Commands)
 	}
+	p.setHorizons(&entry, start, p.assign(g, &entry, commands))
+
+	data, err := fsm.Encode(&entry)
+	f := flight{engine: g.engine, batch: batch, err: err, start: start}
+	p.r.metrics.entryCommands.Observe(float64(commands))
+	p.r.metrics.entryBytes.Observe(float64(len(data)))
+	// Raft knows nothing of our term: if leadership was lost and regained since
+	// g was read, this lands in a later term, where the entry is void.
+	if err == nil {
+		f.future = g.engine.raft.Apply(data, p.r.cfg.timing.Election)
+	}
+	p.inFlight.Add(1)
+	p.flights <- f
+}
+
+// assign gives an entry its revisions, and returns the last.
+func (p *proposer) assign(g *reign, entry *logpb.Entry, commands int) (last uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.last = max(p.last, g.floor, p.r.store.Revision())
 	entry.Base = max(p.last+1, p.r.cfg.clock.Now())
 	if planted.Bug(planted.RevisionGoesBack) && g.term%2 == 0 {
 		entry.Base = 1 << 20
 	}
+	entry.Bound = p.boundFor()
 	p.last = entry.Base + uint64(commands) - 1
 	p.r.cfg.clock.Issued(p.last)
-	p.setHorizons(&entry, start)
-
-	data, err := fsm.Encode(&entry)
-	if err != nil {
-		for _, w := range batch {
-			w.answer(nil, fmt.Errorf("propose: %w", err))
-		}
-		return
-	}
-	p.r.metrics.entryCommands.Observe(float64(commands))
-	p.r.metrics.entryBytes.Observe(float64(len(data)))
-	// Raft knows nothing of our term: if leadership was lost and regained since
-	// g was read, this lands in a later term, where the entry is void.
-	future := g.engine.raft.Apply(data, p.r.cfg.timing.Election)
-	p.inFlight.Add(1)
-	p.flights <- flight{engine: g.engine, batch: batch, future: future, start: start}
+	p.entered++
+	p.owed = p.owed && commands == 0
+	p.move()
+	return p.last
 }
 
 // setHorizons lets floors that have moved ride on a passing entry, so that an
 // idle shard writes nothing. They ride until they have been applied: an entry
 // may be lost, or void.
-func (p *proposer) setHorizons(entry *logpb.Entry, now time.Time) {
+func (p *proposer) setHorizons(entry *logpb.Entry, now time.Time, last uint64) {
 	state := p.r.store.State()
-	p.dedupe.note(now, p.last)
-	p.history.note(now, p.last)
+	p.dedupe.note(now, last)
+	p.history.note(now, last)
 	if floor := max(p.dedupe.before(now), p.r.fsm.DedupeFloor()); floor > state.DedupeFloor {
 		entry.DedupeFloor = floor
 	}
@@ -192,12 +205,17 @@ func (p *proposer) setHorizons(entry *logpb.Entry, now time.Time) {
 func (p *proposer) collect() {
 	for f := range p.flights {
 		p.settle(f)
+		p.land()
 		p.inFlight.Add(-1)
 		poke(p.queue.wake)
 	}
 }
 
 func (p *proposer) settle(f flight) {
+	if f.err != nil {
+		p.answerAll(f.batch, fmt.Errorf("propose: %w", f.err))
+		return
+	}
 	err := f.engine.await(context.Background(), f.future)
 	switch {
 	case err == nil:

@@ -19,12 +19,11 @@ func TestHorizonsRideUntilApplied(t *testing.T) {
 	r := &Replica{store: st, fsm: fsm.New(fsm.Config{Store: st, Logger: testLogger()})}
 	r.cfg.retention = Retention{Dedupe: time.Minute, History: time.Minute}
 	p := newProposer(r)
-	p.last = 7
 	now := time.Now()
-	p.setHorizons(new(logpb.Entry), now)
+	p.setHorizons(new(logpb.Entry), now, 7)
 	for range 2 { // the first is lost
 		var e logpb.Entry
-		if p.setHorizons(&e, now.Add(time.Minute)); e.DedupeFloor != 7 || e.KeepSince != 7 {
+		if p.setHorizons(&e, now.Add(time.Minute), 7); e.DedupeFloor != 7 || e.KeepSince != 7 {
 			t.Fatalf("entry carries floors %d and %d, want 7", e.DedupeFloor, e.KeepSince)
 		}
 	}
@@ -33,7 +32,7 @@ func TestHorizonsRideUntilApplied(t *testing.T) {
 	b.SetKeepSince(7)
 	b.Commit(0)
 	var e logpb.Entry
-	if p.setHorizons(&e, now.Add(time.Minute)); e.DedupeFloor != 0 || e.KeepSince != 0 {
+	if p.setHorizons(&e, now.Add(time.Minute), 7); e.DedupeFloor != 0 || e.KeepSince != 0 {
 		t.Fatalf("entry carries floors %d and %d that are applied already", e.DedupeFloor, e.KeepSince)
 	}
 }

@@ -30,6 +30,11 @@ const (
 	// FreshSinceHeard: a follower counts its age from when it heard of a commit
 	// index, not from when its leader was last proved to lead.
 	FreshSinceHeard Name = "fresh-since-heard"
+	// BoundForgotten: a new leader begins below what its predecessor has promised to
+	// readers.
+	BoundForgotten Name = "bound-forgotten"
+	// PinWithoutWait: a pin does not wait for the entries on their way.
+	PinWithoutWait Name = "pin-without-wait"
 	// LevelWithOldCommit: a follower takes itself for level with a leader though
 	// it has not applied what that had committed.
 	LevelWithOldCommit Name = "level-with-old-commit"
@@ -92,6 +97,9 @@ const (
 const (
 	// ToldTooMuch: clients are told of revisions that no log has yet.
 	ToldTooMuch Name = "told-too-much"
+	// ConfirmLeftOut: a read of several shards does not ask whether what it has seen
+	// was all of one instant.
+	ConfirmLeftOut Name = "confirm-left-out"
 	// RangeCutOff: a range whose context ends looks like a whole one.
 	RangeCutOff Name = "range-cut-off"
 )
@@ -100,10 +108,11 @@ const (
 var All = []Name{
 	ReadWithoutProof, MinorityProof, ReadByLease, ReadBeforeOwnEntry,
 	FreshnessOverstated, FreshSinceHeard, LevelWithOldCommit,
+	BoundForgotten, PinWithoutWait,
 	RetryExecutedAgain, DuplicateBelowAcked, ExpiredExecuted, VoidForgotten, SettledAsVoid,
 	NewIdentity, UnknownAsFailed,
 	ReplyBeforeSync, WriteErrorIgnored, OldTermExecuted, RevisionGoesBack, ConditionIgnored,
 	SnapshotLosesMemtable,
 	DedupeNotCheckpointed, DedupeLostAtInstall, IndexAheadOfData, DeletedKeyReturns, HistoryLost, DamageIgnored,
-	ToldTooMuch, RangeCutOff,
+	ToldTooMuch, RangeCutOff, ConfirmLeftOut,
 }

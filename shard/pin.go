@@ -1,0 +1,212 @@
+package shard
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/proto/planted"
+	"github.com/kvd-io/kvd/proto/revision"
+)
+
+const (
+	// boundAhead is how far the bound goes beyond the pin that needs it: the pins of
+	// the next second need no entry.
+	boundAhead = time.Second
+	// holdTime bounds how long readers keep a shard from being written to.
+	holdTime = 50 * time.Millisecond
+)
+
+// promises is what a proposer has promised to readers, and what stands in the way
+// of the promise: entries on their way.
+//
+// A pin at T promises that nothing at or below T will be written any more. The
+// proposer keeps it by giving revisions above T; the next leader, by beginning
+// above the bound, which has been replicated before the promise is made.
+type promises struct {
+	mu   sync.Mutex // guards what follows
+	last uint64     // no entry that is formed from now on has a revision at or below it
+	pin  uint64     // the highest pin
+
+	entered, settled uint64        // entries given to raft, and how many of them are over
+	moved            chan struct{} // closed when the rest here has changed; nil: nobody waits
+
+	holds     map[uint64]bool // of readers, by the numbers they have drawn
+	heldUntil time.Time       // when all of them end
+	owed      bool            // writes have waited for readers, and go first
+}
+
+// Pin promises that every write to the shard of which a read of Store at that
+// revision shows nothing yet will have a higher one, whoever leads: from now on the
+// read is always the same. 0 stands for the present. It returns the revision.
+//
+// Errors: *NotLeaderError, ErrStopping, the context's cause.
+func (r *Replica) Pin(ctx context.Context, at uint64) (uint64, error) {
+	if at != 0 && at <= r.store.Revision() {
+		return at, nil // revisions rise in the log: what comes is above
+	}
+	g, err := r.awaitReign(ctx)
+	if err != nil {
+		return 0, err
+	}
+	p := r.proposer
+	at, last := p.promise(g, at)
+	for {
+		if !g.engine.leads(g.term) {
+			return 0, r.notLeader() // what was on its way may arrive yet
+		}
+		moved, waiting := p.await(last)
+		waiting = waiting && !planted.Bug(planted.PinWithoutWait)
+		if !waiting && r.store.State().Bound >= at {
+			return at, nil
+		}
+		poke(p.queue.wake)
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return 0, fmt.Errorf("pin shard %d: %w", r.id, context.Cause(ctx))
+		case <-r.dead:
+			return 0, r.notLeader()
+		}
+	}
+}
+
+// Hold keeps the shard from being written to until Release, or for 50 ms at most:
+// for readers whom writers overtake each time. Holds that overlap are one, with one
+// end, after which what has been waiting to be written goes first, and then the next
+// hold begins. Errors are those of Pin.
+func (r *Replica) Hold(ctx context.Context, number uint64) error {
+	for {
+		if _, err := r.awaitReign(ctx); err != nil {
+			return err
+		}
+		moved, held := r.proposer.hold(number)
+		if held {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-time.After(holdTime): // leadership may be lost
+		case <-ctx.Done():
+			return fmt.Errorf("hold shard %d: %w", r.id, context.Cause(ctx))
+		case <-r.dead:
+			return r.notLeader()
+		}
+	}
+}
+
+// Release ends a hold; 0 is none.
+func (r *Replica) Release(number uint64) {
+	if number != 0 {
+		r.proposer.release(number)
+	}
+}
+
+// promise has all that is proposed from now on lie above a revision, and returns
+// it, and the number of the last entry that may not.
+func (p *proposer) promise(g *reign, at uint64) (pin, last uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if at == 0 {
+		at = max(p.last, g.floor, p.r.store.Revision(), p.r.cfg.clock.Now())
+	}
+	p.r.cfg.clock.Issued(at)
+	p.last, p.pin = max(p.last, at), max(p.pin, at)
+	return at, p.entered
+}
+
+// await returns a channel that is closed when that may have changed, and whether
+// entries up to number last are on their way.
+func (p *proposer) await(last uint64) (moved <-chan struct{}, waiting bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.watch(), p.settled < last
+}
+
+// watch returns a channel that is closed at the next move. The caller holds mu.
+func (p *proposer) watch() <-chan struct{} {
+	if p.moved == nil {
+		p.moved = make(chan struct{})
+	}
+	return p.moved
+}
+
+// move wakes those who wait. The caller holds mu.
+func (p *proposer) move() {
+	if p.moved != nil {
+		close(p.moved)
+		p.moved = nil
+	}
+}
+
+// land notes that the oldest entry on its way is over.
+func (p *proposer) land() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settled++
+	p.move()
+}
+
+// unbound tells whether a pin waits for the bound. The caller holds mu.
+func (p *proposer) unbound() bool { return p.pin > p.r.store.State().Bound }
+
+// boundFor returns the bound that an entry should carry, 0: none. It moves before
+// the next pin needs it. The caller holds mu.
+func (p *proposer) boundFor() uint64 {
+	if p.pin == 0 || p.pin+revision.FromDuration(boundAhead/2) <= p.r.store.State().Bound {
+		return 0
+	}
+	return p.pin + revision.FromDuration(boundAhead)
+}
+
+// hold begins a hold; false: it cannot yet, and may when moved is closed.
+func (p *proposer) hold(number uint64) (moved <-chan struct{}, begun bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	switch {
+	case p.held(now):
+		if p.heldUntil.Sub(now) < holdTime/2 { // too late for another
+			return p.watch(), false
+		}
+	case p.owed:
+		return p.watch(), false
+	default:
+		p.holds, p.heldUntil = make(map[uint64]bool), now.Add(holdTime)
+		time.AfterFunc(holdTime, p.unhold)
+	}
+	p.holds[number] = true
+	return nil, true
+}
+
+func (p *proposer) release(number uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.holds, number)
+	if len(p.holds) == 0 {
+		p.move()
+		poke(p.queue.wake)
+	}
+}
+
+// unhold has the proposer, and those who wait, look again after a hold.
+func (p *proposer) unhold() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.move()
+	poke(p.queue.wake)
+}
+
+// held tells whether the shard is held. The caller holds mu.
+func (p *proposer) held(now time.Time) bool { return len(p.holds) > 0 && now.Before(p.heldUntil) }
+
+// mayEnter tells whether an entry may be formed, given that groups wait for one,
+// and whether they may be in it.
+func (p *proposer) mayEnter(waiting bool) (enter, take bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	held := p.held(time.Now())
+	p.owed = waiting && (held || p.owed)
+	return waiting && !held || p.unbound(), waiting && !held
+}

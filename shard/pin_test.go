@@ -1,0 +1,272 @@
+package shard
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/revision"
+	"github.com/kvd-io/kvd/shard/hlc"
+	"github.com/kvd-io/kvd/store"
+	"github.com/kvd-io/kvd/test/memnet"
+	"github.com/kvd-io/kvd/test/seeded"
+)
+
+// TestVirtualPinOutlivesTheLeader: what is written after a pin lies above it, also
+// when the pin is ahead of every clock and the next leader has not heard of it.
+func TestVirtualPinOutlivesTheLeader(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, c *cluster, net *memnet.Network) {
+		c.start()
+		c.ready()
+		key := c.keyOf(1, 0)
+		c.put(1, key, []byte("before"))
+		old := c.leader(1)
+		at, err := old.Pin(t.Context(), c.nodes[old.cfg.node].Clock().Now()+revision.FromDuration(3*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Nobody else learns of it but by the bound in the log.
+		c.kill(net, old.cfg.node)
+		c.leaderless(1, old.cfg.node)
+		if rev := c.put(1, key, []byte("next leader")).Revision; rev <= at {
+			t.Errorf("written by the next leader at %d, pinned at %d", rev, at)
+		}
+		if v, ok, err := c.leader(1).Store().Get(key, at); err != nil || !ok || string(v.Value) != "before" {
+			t.Errorf("at %d: %q, %v, %v", at, v.Value, ok, err)
+		}
+
+		r := c.leader(1)
+		at, err = r.Pin(t.Context(), c.nodes[r.cfg.node].Clock().Now()+revision.FromDuration(3*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rev := c.put(1, key, []byte("same leader")).Revision; rev <= at {
+			t.Errorf("written at %d, pinned at %d", rev, at)
+		}
+	})
+}
+
+// TestVirtualIdleShardWritesNothing: pins need an entry when they pass the bound,
+// and else none.
+func TestVirtualIdleShardWritesNothing(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, c *cluster, _ *memnet.Network) {
+		c.start()
+		c.ready()
+		r := c.leader(1)
+		before := r.engine.Load().raft.LastIndex()
+		for range 100 { // in a second
+			if _, err := r.Pin(t.Context(), 0); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := r.engine.Load().raft.LastIndex() - before; n > 3 {
+			t.Errorf("%d entries for the pins of a second", n)
+		}
+		before = r.engine.Load().raft.LastIndex()
+		time.Sleep(time.Minute)
+		if n := r.engine.Load().raft.LastIndex() - before; n != 0 {
+			t.Errorf("%d entries of an idle shard", n)
+		}
+	})
+}
+
+// TestVirtualPinnedReadsStay: whatever becomes of leaders and of the entries on
+// their way, a read at a pin is the same for ever.
+func TestVirtualPinnedReadsStay(t *testing.T) {
+	random := rand.New(rand.NewPCG(seeded.Seed(t), 1))
+	inVirtualTime(t, func(t *testing.T, c *cluster, net *memnet.Network) {
+		c.start()
+		c.ready()
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		read := make(map[uint64]string)
+		for i := range 3 {
+			all.Go(func() { // writers
+				for n := 0; ctx.Err() == nil; n++ {
+					for _, name := range c.names {
+						r, _ := c.nodes[name].Replica(1)
+						ctx, cancel := context.WithTimeout(ctx, time.Second)
+						_, _ = r.Propose(ctx, putGroup(c.keyOf(1, i), fmt.Appendf(nil, "%d", n)))
+						cancel()
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+			})
+		}
+		for _, name := range c.names {
+			all.Go(func() { // a reader at each node
+				r, _ := c.nodes[name].Replica(1)
+				for ctx.Err() == nil {
+					ctx, cancel := context.WithTimeout(ctx, time.Second)
+					at, err := r.Pin(ctx, 0)
+					cancel()
+					if err == nil {
+						mu.Lock()
+						read[at] = contents(t, r, at)
+						mu.Unlock()
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+			})
+		}
+		for range 6 {
+			time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
+			victim := c.names[random.IntN(len(c.names))]
+			switch random.IntN(3) {
+			case 0:
+				net.Partition([]string{victim}, c.others(victim))
+			case 1:
+				net.Block(victim, c.others(victim)[random.IntN(2)])
+			default: // what it proposes arrives, and it does not learn of it
+				victim = c.leader(1).cfg.node
+				for _, other := range c.others(victim) {
+					net.Block(other, victim)
+				}
+			}
+			time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
+			net.Heal()
+		}
+		cancel()
+		all.Wait()
+		c.put(1, c.keyOf(1, 0), []byte("end"))
+		r := c.leader(1)
+		if err := r.Linearize(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for at, want := range read {
+			if got := contents(t, r, at); got != want {
+				t.Errorf("at %d: %q, and then %q", at, want, got)
+			}
+		}
+		t.Logf("%d pins", len(read))
+	})
+}
+
+// contents is all that a replica has at a revision.
+func contents(t *testing.T, r *Replica, at uint64) string {
+	t.Helper()
+	page, err := r.Store().Range(context.Background(), store.RangeOptions{At: at})
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	var all strings.Builder
+	for _, v := range page.Versions {
+		fmt.Fprintf(&all, "%s=%s@%d ", v.Key, v.Value, v.ModRevision)
+	}
+	return all.String()
+}
+
+// TestVirtualHold: writes wait while readers hold the shard, but not for ever, and
+// go first when the next reader comes.
+func TestVirtualHold(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, c *cluster, _ *memnet.Network) {
+		c.start()
+		c.ready()
+		r, key := c.leader(1), c.keyOf(1, 0)
+		write := func() time.Duration {
+			began := time.Now()
+			if _, err := r.Propose(t.Context(), putGroup(key, nil)); err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(began)
+		}
+		hold := func(number uint64) time.Duration {
+			began := time.Now()
+			if err := r.Hold(t.Context(), number); err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(began)
+		}
+		hold(1)
+		hold(2)
+		time.AfterFunc(10*time.Millisecond, func() { r.Release(1) })
+		time.AfterFunc(20*time.Millisecond, func() { r.Release(2) })
+		if took := write(); took < 20*time.Millisecond || took >= holdTime {
+			t.Errorf("the write of a shard that was held for 20 ms took %v", took)
+		}
+		hold(3)
+		if took := write(); took < holdTime || took > holdTime+10*time.Millisecond {
+			t.Errorf("the write of a shard that was not released took %v", took)
+		}
+	})
+}
+
+// TestVirtualHoldsGiveWay: a write that has waited for readers goes before the next
+// reader, and readers before the next write.
+func TestVirtualHoldsGiveWay(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, c *cluster, _ *memnet.Network) {
+		c.start()
+		c.ready()
+		r := c.leader(1)
+		began := time.Now()
+		var mu sync.Mutex
+		took := make(map[string]time.Duration)
+		var all sync.WaitGroup
+		later := func(after time.Duration, what string, f func() error) {
+			all.Go(func() {
+				time.Sleep(after)
+				if err := f(); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				took[what] = time.Since(began)
+			})
+		}
+		hold := func(number uint64) func() error {
+			return func() error { return r.Hold(t.Context(), number) }
+		}
+		write := func() error { _, err := r.Propose(t.Context(), putGroup(c.keyOf(1, 0), nil)); return err }
+		later(0, "first", hold(1))
+		later(10*time.Millisecond, "second", hold(2)) // in time
+		later(20*time.Millisecond, "write", write)
+		later(40*time.Millisecond, "third", hold(3)) // too late to join
+		later(60*time.Millisecond, "last write", write)
+		all.Wait()
+		const soon = 10 * time.Millisecond
+		for what, want := range map[string]time.Duration{
+			"first": 0, "second": soon, "write": holdTime, "third": holdTime, "last write": 2 * holdTime,
+		} {
+			if took[what] < want || took[what] > want+soon {
+				t.Errorf("%s: after %v, want %v", what, took[what], want)
+			}
+		}
+	})
+}
+
+// TestHoldsGiveWay is the same without goroutines, which may come in any order.
+func TestHoldsGiveWay(t *testing.T) {
+	st, err := store.Open(store.Config{Path: filepath.Join(t.TempDir(), "data.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	r := &Replica{store: st}
+	r.cfg.clock = hlc.New(hlc.Config{})
+	p := newProposer(r)
+	for number := range uint64(3) {
+		if _, begun := p.hold(number); !begun {
+			t.Error("a reader is kept waiting for nothing")
+		}
+		if enter, _ := p.mayEnter(true); enter {
+			t.Error("a write goes before the reader that holds the shard")
+		}
+		p.release(number)
+		if _, begun := p.hold(100 + number); begun {
+			t.Error("another reader goes before the write that waits")
+		}
+		if _, take := p.mayEnter(true); !take {
+			t.Error("the write that has waited is kept waiting")
+		}
+		p.assign(&reign{}, new(logpb.Entry), 1)
+	}
+}
