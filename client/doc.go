@@ -16,10 +16,10 @@
 //
 // A context without a deadline is given Config.Timeout.
 //
-// A Range, Count or DeleteRange over several shards reads each shard at one
-// revision of its own: the whole is not one instant. Keys that share a {tag}
-// lie on one shard, and a range over a prefix that holds a whole {tag} is one
-// instant.
+// A Range, Count or GetMany is of one instant over all shards, which lies between
+// call and answer. A DeleteRange deletes in pieces, each on one shard. Keys that
+// share a {tag} lie on one shard, and a range over a prefix that holds a whole {tag}
+// asks that shard alone.
 //
 // All methods are safe for concurrent use.
 package client

@@ -77,8 +77,12 @@ func (c *Client) GetWithInfo(ctx context.Context, key string, opts ...GetOption)
 	if err := checkKeyValue(key, nil); err != nil {
 		return GetResult{}, &Error{Op: "get", Key: key, Err: err}
 	}
+	return c.get(ctx, key, &o)
+}
+
+func (c *Client) get(ctx context.Context, key string, o *getOptions) (GetResult, error) {
 	cl := c.newCall(opGet)
-	cl.setGet(key, &o)
+	cl.setGet(key, o)
 	if err := c.run(ctx, cl); err != nil {
 		return GetResult{}, &Error{Op: "get", Key: key, Err: err}
 	}

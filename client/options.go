@@ -32,8 +32,9 @@ type writeOptions struct {
 }
 
 type getOptions struct {
-	stale bool
-	at    uint64
+	stale    bool
+	snapshot bool
+	at       uint64
 }
 
 type rangeOptions struct {
@@ -83,6 +84,16 @@ func (stale) applyRange(o *rangeOptions) { o.stale = true }
 // Stale lets any replica answer, from what it has. The answer tells how old it
 // may be.
 func Stale() ReadOption { return stale{} }
+
+type snapshot struct{}
+
+func (snapshot) applyGet(o *getOptions)     { o.snapshot = true }
+func (snapshot) applyRange(o *rangeOptions) { o.snapshot = true }
+
+// Snapshot reads several shards as of one instant that may lie a little before the
+// call: at the highest revision that this client knows, so after all that it has
+// itself written and read. That saves the round that makes sure that it does not.
+func Snapshot() ReadOption { return snapshot{} }
 
 type atRevision uint64
 

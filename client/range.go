@@ -14,8 +14,9 @@ import (
 // read from all shards at the same time and merged. Memory is bounded however
 // many keys there are. An error ends the iteration, with the last pair.
 //
-// Each shard is read at one revision of its own, also when a leader changes in
-// between: over several shards the range is not one instant.
+// All of it is of one instant, which lies between the call and the first pair, also
+// when leaders change meanwhile. With Snapshot it may lie a little before, and with
+// Stale each shard has one of its own.
 //
 // A context without a deadline is given Config.Timeout for each page of a shard,
 // not for the whole.
@@ -115,11 +116,12 @@ type source struct {
 	fetch    *fetch
 	kvs      []*kvdpb.KeyValue // what is left of the current page; the first is the head
 	revision uint64
+	answered bool
 	more     bool
 }
 
 // scan begins a range. revisions holds those at which shards are to be read;
-// others are read now, or at the options' revision.
+// others are read at the options' revision, or now, at one instant.
 func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32]uint64) (*scan, error) {
 	if c.closing.Load() {
 		return nil, ErrClosed
@@ -131,20 +133,46 @@ func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32
 	if err := checkSpan(sp); err != nil {
 		return nil, err
 	}
-	s := &scan{client: c, heads: sources{reverse: o.reverse}}
-	ctx, s.cancel = context.WithCancel(ctx)
 	if sp.empty() {
-		return s, nil
+		return &scan{cancel: func() {}}, nil
 	}
 	shards, err := c.shardsOf(ctx, sp)
 	if err != nil {
-		s.cancel()
 		return nil, err
 	}
+	if o.stale || o.at != 0 || len(revisions) > 0 || len(shards) == 1 {
+		return c.scanAt(ctx, o, sp, shards, func(sh *shard) uint64 { return or(revisions[sh.id], o.at) })
+	}
+	var s *scan
+	err = c.oneInstant(ctx, reading{
+		begin: func(at uint64) (err error) {
+			s, err = c.scanAt(ctx, o, sp, shards, func(*shard) uint64 { return at })
+			if err != nil {
+				return err
+			}
+			if err = s.answered(); err != nil {
+				s.close()
+			}
+			return err
+		},
+		discard:  func() { s.close() },
+		shards:   shards,
+		what:     func(*shard) *kvdpb.ConfirmRequest { return &kvdpb.ConfirmRequest{Start: sp.start, End: sp.end} },
+		snapshot: o.snapshot,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// scanAt begins to read each shard at a revision; 0: now.
+func (c *Client) scanAt(ctx context.Context, o *rangeOptions, sp span, shards []*shard, at func(*shard) uint64) (*scan, error) {
+	s := &scan{client: c, heads: sources{reverse: o.reverse}}
 	if err := c.pending.enter(ctx, 0, c.deadline(ctx)); err != nil {
-		s.cancel()
 		return nil, err
 	}
+	ctx, s.cancel = context.WithCancel(ctx)
 	s.detach = context.AfterFunc(c.ctx, s.cancel)
 	for _, sh := range shards {
 		f := &fetch{
@@ -153,17 +181,21 @@ func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32
 			opts:      o,
 			start:     sp.start,
 			end:       sp.end,
-			revision:  o.at,
+			revision:  at(sh),
 			remaining: uint64(o.limit),
 			pages:     make(chan fetched, 1),
-		}
-		if rev := revisions[sh.id]; rev != 0 {
-			f.revision = rev
 		}
 		s.sources = append(s.sources, &source{shard: sh, fetch: f, revision: f.revision})
 		s.fetches.Go(func() { f.run(ctx) })
 	}
 	return s, nil
+}
+
+func or(a, b uint64) uint64 {
+	if a != 0 {
+		return a
+	}
+	return b
 }
 
 // close ends the scan and waits for its goroutines.
@@ -223,20 +255,41 @@ func (s *scan) catchUp() error {
 	return nil
 }
 
+// answered waits until each shard has begun to answer.
+func (s *scan) answered() error {
+	for _, src := range s.sources {
+		if !src.answered {
+			if _, err := s.page(src); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // fill waits until the source has a key or has ended.
 func (s *scan) fill(src *source) error {
 	for len(src.kvs) == 0 {
-		p, ok := <-src.fetch.pages
-		if !ok {
-			return src.fetch.err
+		if more, err := s.page(src); !more {
+			return err
 		}
-		src.kvs, src.revision = p.kvs, p.revision
-		src.more = src.more || p.more
-		s.count += p.count
-		s.info.Revision = max(s.info.Revision, p.revision)
-		s.info.Staleness = max(s.info.Staleness, p.staleness)
 	}
 	return nil
+}
+
+// page takes a page of the source; false: there are no more, or an error.
+func (s *scan) page(src *source) (bool, error) {
+	p, ok := <-src.fetch.pages
+	if !ok {
+		return false, src.fetch.err
+	}
+	src.answered = true
+	src.kvs, src.revision = p.kvs, p.revision
+	src.more = src.more || p.more
+	s.count += p.count
+	s.info.Revision = max(s.info.Revision, p.revision)
+	s.info.Staleness = max(s.info.Staleness, p.staleness)
+	return true, nil
 }
 
 // more reports whether there are keys beyond those that next has returned.

@@ -32,13 +32,8 @@ func (s *kvService) rangeOver(req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServ
 	}
 	defer func() { s.ranges <- struct{}{} }()
 
-	if req.Revision != 0 {
-		if err := s.node.Clock().Observe(req.Revision); err != nil {
-			return r, err
-		}
-	}
 	firstCtx, cancel := bounded(ctx)
-	age, err := s.prepare(firstCtx, r, req.Stale)
+	age, err := s.prepare(firstCtx, r, wanted{stale: req.Stale, present: req.Revision == 0, at: req.Revision})
 	cancel()
 	if err != nil {
 		return r, err
@@ -57,6 +52,11 @@ func (s *kvService) sendPages(ctx context.Context, r *shard.Replica, req *kvdpb.
 	)
 	if len(opts.End) == 0 {
 		opts.End = nil
+	}
+	if req.CountOnly && req.Revision != 0 { // the shard is pinned, and counting takes long
+		if err := stream.Send(&kvdpb.RangeResponse{Header: h, Revision: req.Revision}); err != nil {
+			return err
+		}
 	}
 	for {
 		if req.Limit > 0 {

@@ -10,11 +10,31 @@ import (
 	"github.com/kvd-io/kvd/store"
 )
 
-// prepare makes the replica's store fit to be read: linearizable with respect to
-// the call, or as stale as the returned duration says at most.
-func (s *service) prepare(ctx context.Context, r *shard.Replica, stale bool) (time.Duration, error) {
-	if !stale {
-		return 0, r.Linearize(ctx)
+// wanted is how a replica's store is to be read.
+type wanted struct {
+	stale   bool   // as it is
+	present bool   // linearizable with respect to the call
+	at      uint64 // and at revisions up to this one
+}
+
+// prepare makes the replica's store fit to be read. The duration is how old it may
+// be if that is not to matter.
+func (s *service) prepare(ctx context.Context, r *shard.Replica, w wanted) (time.Duration, error) {
+	if w.at != 0 {
+		if err := s.node.Clock().Observe(w.at); err != nil {
+			return 0, err
+		}
+	}
+	if !w.stale {
+		if w.at != 0 {
+			if _, err := r.Pin(ctx, w.at); err != nil {
+				return 0, err
+			}
+		}
+		if w.present {
+			return 0, r.Linearize(ctx)
+		}
+		return 0, nil
 	}
 	age, known := r.Staleness()
 	if !known {
@@ -32,16 +52,12 @@ func (s *service) staleHeader(shardID uint32, age time.Duration) *kvdpb.Response
 
 // read fills in one result for each get. The error is of all of them together.
 func (s *service) read(ctx context.Context, r *shard.Replica, ops []*kvdpb.GetOp, stale bool, results []*kvdpb.GetResult) (time.Duration, error) {
+	w := wanted{stale: stale}
 	for _, op := range ops {
-		if op.Revision == 0 {
-			continue
-		}
-		// Before the leadership round: later writes then get higher revisions.
-		if err := s.node.Clock().Observe(op.Revision); err != nil {
-			return 0, err
-		}
+		w.present = w.present || op.GetRevision() == 0
+		w.at = max(w.at, op.GetRevision())
 	}
-	age, err := s.prepare(ctx, r, stale)
+	age, err := s.prepare(ctx, r, w)
 	if err != nil {
 		return 0, err
 	}

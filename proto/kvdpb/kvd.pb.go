@@ -590,7 +590,8 @@ func (x *DeleteOp) GetPrev() bool {
 type GetOp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// Read at this revision; 0: now.
+	// Read at this revision; 0: now. What is read at a revision is the same for
+	// ever, also when the revision lay ahead of all writes.
 	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1565,7 +1566,7 @@ type RangeRequest struct {
 	Start  []byte                 `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"`
 	// First key after the range; empty: to the end of the key space.
 	End []byte `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
-	// Read at this revision; 0: now.
+	// Read at this revision, as with GetOp; 0: now.
 	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Most keys to return; 0: all.
 	Limit         uint64 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
@@ -1749,6 +1750,261 @@ func (x *RangeResponse) GetRevision() uint64 {
 	return 0
 }
 
+type HoldRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // shard is required
+	// Drawn at random by the reader, for all shards.
+	Hold          uint64 `protobuf:"fixed64,2,opt,name=hold,proto3" json:"hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequest) Reset() {
+	*x = HoldRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequest) ProtoMessage() {}
+
+func (x *HoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
+func (*HoldRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *HoldRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *HoldRequest) GetHold() uint64 {
+	if x != nil {
+		return x.Hold
+	}
+	return 0
+}
+
+type HoldResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// Nothing above it has been written.
+	Present       uint64 `protobuf:"varint,2,opt,name=present,proto3" json:"present,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldResponse) Reset() {
+	*x = HoldResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldResponse) ProtoMessage() {}
+
+func (x *HoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
+func (*HoldResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *HoldResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *HoldResponse) GetPresent() uint64 {
+	if x != nil {
+		return x.Present
+	}
+	return 0
+}
+
+type ConfirmRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // shard is required
+	// What was read, and at which revision: keys, or else a range.
+	Revision uint64   `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Keys     [][]byte `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	Start    []byte   `protobuf:"bytes,4,opt,name=start,proto3" json:"start,omitempty"`
+	// First key after the range; empty: to the end of the key space.
+	End []byte `protobuf:"bytes,5,opt,name=end,proto3" json:"end,omitempty"`
+	// To be released, whatever the answer; 0: none.
+	Hold          uint64 `protobuf:"fixed64,6,opt,name=hold,proto3" json:"hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmRequest) Reset() {
+	*x = ConfirmRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmRequest) ProtoMessage() {}
+
+func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ConfirmRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ConfirmRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ConfirmRequest) GetKeys() [][]byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ConfirmRequest) GetStart() []byte {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *ConfirmRequest) GetEnd() []byte {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *ConfirmRequest) GetHold() uint64 {
+	if x != nil {
+		return x.Hold
+	}
+	return 0
+}
+
+type ConfirmResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// There are writes above the revision: the next attempt is to be made at
+	// `present` or later.
+	Changed       bool   `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	Present       uint64 `protobuf:"varint,3,opt,name=present,proto3" json:"present,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmResponse) Reset() {
+	*x = ConfirmResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmResponse) ProtoMessage() {}
+
+func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ConfirmResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ConfirmResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *ConfirmResponse) GetPresent() uint64 {
+	if x != nil {
+		return x.Present
+	}
+	return 0
+}
+
 type SettleRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Header   *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -1763,7 +2019,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	mi := &file_kvdpb_kvd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +2031,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	mi := &file_kvdpb_kvd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +2044,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{22}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SettleRequest) GetHeader() *Header {
@@ -1839,7 +2095,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +2107,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +2120,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{23}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SettleResponse) GetHeader() *ResponseHeader {
@@ -1910,7 +2166,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1922,7 +2178,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1935,7 +2191,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{24}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Error) GetReason() Reason {
@@ -2021,7 +2277,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2289,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2302,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{25}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ClusterMap) GetEpoch() uint64 {
@@ -2113,7 +2369,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2381,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2394,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{26}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Node) GetId() string {
@@ -2196,7 +2452,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2464,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2477,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Shard) GetId() uint32 {
@@ -2255,7 +2511,7 @@ type SlotOverride struct {
 
 func (x *SlotOverride) Reset() {
 	*x = SlotOverride{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2523,7 @@ func (x *SlotOverride) String() string {
 func (*SlotOverride) ProtoMessage() {}
 
 func (x *SlotOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2536,7 @@ func (x *SlotOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotOverride.ProtoReflect.Descriptor instead.
 func (*SlotOverride) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SlotOverride) GetSlot() uint32 {
@@ -2306,7 +2562,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2318,7 +2574,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2331,7 +2587,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetMapRequest) GetHeader() *Header {
@@ -2356,7 +2612,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2368,7 +2624,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2381,7 +2637,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetMapResponse) GetHeader() *ResponseHeader {
@@ -2430,7 +2686,7 @@ type ShardLeader struct {
 
 func (x *ShardLeader) Reset() {
 	*x = ShardLeader{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2698,7 @@ func (x *ShardLeader) String() string {
 func (*ShardLeader) ProtoMessage() {}
 
 func (x *ShardLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2711,7 @@ func (x *ShardLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardLeader.ProtoReflect.Descriptor instead.
 func (*ShardLeader) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ShardLeader) GetShard() uint32 {
@@ -2488,7 +2744,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2500,7 +2756,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2513,7 +2769,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeStatusRequest) GetHeader() *Header {
@@ -2541,7 +2797,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2553,7 +2809,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2566,7 +2822,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodeStatusResponse) GetHeader() *ResponseHeader {
@@ -2641,7 +2897,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +2909,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +2922,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReplicaStatus) GetShard() uint32 {
@@ -2762,7 +3018,7 @@ type CheckDiskRequest struct {
 
 func (x *CheckDiskRequest) Reset() {
 	*x = CheckDiskRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2774,7 +3030,7 @@ func (x *CheckDiskRequest) String() string {
 func (*CheckDiskRequest) ProtoMessage() {}
 
 func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2787,7 +3043,7 @@ func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskRequest.ProtoReflect.Descriptor instead.
 func (*CheckDiskRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CheckDiskRequest) GetHeader() *Header {
@@ -2814,7 +3070,7 @@ type CheckDiskResponse struct {
 
 func (x *CheckDiskResponse) Reset() {
 	*x = CheckDiskResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +3082,7 @@ func (x *CheckDiskResponse) String() string {
 func (*CheckDiskResponse) ProtoMessage() {}
 
 func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +3095,7 @@ func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskResponse.ProtoReflect.Descriptor instead.
 func (*CheckDiskResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CheckDiskResponse) GetShard() uint32 {
@@ -2895,7 +3151,7 @@ type ShardRevisionRequest struct {
 
 func (x *ShardRevisionRequest) Reset() {
 	*x = ShardRevisionRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3163,7 @@ func (x *ShardRevisionRequest) String() string {
 func (*ShardRevisionRequest) ProtoMessage() {}
 
 func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3176,7 @@ func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionRequest.ProtoReflect.Descriptor instead.
 func (*ShardRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ShardRevisionRequest) GetHeader() *Header {
@@ -2947,7 +3203,7 @@ type ShardRevisionResponse struct {
 
 func (x *ShardRevisionResponse) Reset() {
 	*x = ShardRevisionResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3215,7 @@ func (x *ShardRevisionResponse) String() string {
 func (*ShardRevisionResponse) ProtoMessage() {}
 
 func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3228,7 @@ func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionResponse.ProtoReflect.Descriptor instead.
 func (*ShardRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ShardRevisionResponse) GetHeader() *ResponseHeader {
@@ -3005,7 +3261,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3273,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3286,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DigestRequest) GetHeader() *Header {
@@ -3082,7 +3338,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3350,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3363,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DigestResponse) GetHeader() *ResponseHeader {
@@ -3286,7 +3542,24 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x03kvs\x18\x02 \x03(\v2\x10.kvd.v1.KeyValueR\x03kvs\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\x04R\x05count\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevisionJ\x04\b\x06\x10\a\"\x95\x01\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevisionJ\x04\b\x06\x10\a\"I\n" +
+	"\vHoldRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x12\n" +
+	"\x04hold\x18\x02 \x01(\x06R\x04hold\"X\n" +
+	"\fHoldResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x18\n" +
+	"\apresent\x18\x02 \x01(\x04R\apresent\"\xa4\x01\n" +
+	"\x0eConfirmRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x12\n" +
+	"\x04keys\x18\x03 \x03(\fR\x04keys\x12\x14\n" +
+	"\x05start\x18\x04 \x01(\fR\x05start\x12\x10\n" +
+	"\x03end\x18\x05 \x01(\fR\x03end\x12\x12\n" +
+	"\x04hold\x18\x06 \x01(\x06R\x04hold\"u\n" +
+	"\x0fConfirmResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\x12\x18\n" +
+	"\apresent\x18\x03 \x01(\x04R\apresent\"\x95\x01\n" +
 	"\rSettleRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\x06R\bclientId\x12\x10\n" +
@@ -3428,14 +3701,16 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0fREASON_DEADLINE\x10\x14\x12\x1a\n" +
 	"\x16REASON_LEASE_NOT_FOUND\x10\x15\x12\x11\n" +
 	"\rREASON_FENCED\x10\x16\x12\x13\n" +
-	"\x0fREASON_INTERNAL\x10\x172\x90\x03\n" +
+	"\x0fREASON_INTERNAL\x10\x172\xff\x03\n" +
 	"\x02KV\x128\n" +
 	"\x05Batch\x12\x14.kvd.v1.BatchRequest\x1a\x15.kvd.v1.BatchResponse(\x010\x01\x12.\n" +
 	"\x03Put\x12\x12.kvd.v1.PutRequest\x1a\x13.kvd.v1.PutResponse\x12.\n" +
 	"\x03Get\x12\x12.kvd.v1.GetRequest\x1a\x13.kvd.v1.GetResponse\x127\n" +
 	"\x06Delete\x12\x15.kvd.v1.DeleteRequest\x1a\x16.kvd.v1.DeleteResponse\x12F\n" +
 	"\vDeleteRange\x12\x1a.kvd.v1.DeleteRangeRequest\x1a\x1b.kvd.v1.DeleteRangeResponse\x126\n" +
-	"\x05Range\x12\x14.kvd.v1.RangeRequest\x1a\x15.kvd.v1.RangeResponse0\x01\x127\n" +
+	"\x05Range\x12\x14.kvd.v1.RangeRequest\x1a\x15.kvd.v1.RangeResponse0\x01\x121\n" +
+	"\x04Hold\x12\x13.kvd.v1.HoldRequest\x1a\x14.kvd.v1.HoldResponse\x12:\n" +
+	"\aConfirm\x12\x16.kvd.v1.ConfirmRequest\x1a\x17.kvd.v1.ConfirmResponse\x127\n" +
 	"\x06Settle\x12\x15.kvd.v1.SettleRequest\x1a\x16.kvd.v1.SettleResponse2\xd2\x02\n" +
 	"\aCluster\x127\n" +
 	"\x06GetMap\x12\x15.kvd.v1.GetMapRequest\x1a\x16.kvd.v1.GetMapResponse\x12C\n" +
@@ -3458,7 +3733,7 @@ func file_kvdpb_kvd_proto_rawDescGZIP() []byte {
 }
 
 var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_kvdpb_kvd_proto_goTypes = []any{
 	(Reason)(0),                   // 0: kvd.v1.Reason
 	(*Header)(nil),                // 1: kvd.v1.Header
@@ -3483,38 +3758,42 @@ var file_kvdpb_kvd_proto_goTypes = []any{
 	(*DeleteRangeResponse)(nil),   // 20: kvd.v1.DeleteRangeResponse
 	(*RangeRequest)(nil),          // 21: kvd.v1.RangeRequest
 	(*RangeResponse)(nil),         // 22: kvd.v1.RangeResponse
-	(*SettleRequest)(nil),         // 23: kvd.v1.SettleRequest
-	(*SettleResponse)(nil),        // 24: kvd.v1.SettleResponse
-	(*Error)(nil),                 // 25: kvd.v1.Error
-	(*ClusterMap)(nil),            // 26: kvd.v1.ClusterMap
-	(*Node)(nil),                  // 27: kvd.v1.Node
-	(*Shard)(nil),                 // 28: kvd.v1.Shard
-	(*SlotOverride)(nil),          // 29: kvd.v1.SlotOverride
-	(*GetMapRequest)(nil),         // 30: kvd.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 31: kvd.v1.GetMapResponse
-	(*ShardLeader)(nil),           // 32: kvd.v1.ShardLeader
-	(*NodeStatusRequest)(nil),     // 33: kvd.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 34: kvd.v1.NodeStatusResponse
-	(*ReplicaStatus)(nil),         // 35: kvd.v1.ReplicaStatus
-	(*CheckDiskRequest)(nil),      // 36: kvd.v1.CheckDiskRequest
-	(*CheckDiskResponse)(nil),     // 37: kvd.v1.CheckDiskResponse
-	(*ShardRevisionRequest)(nil),  // 38: kvd.v1.ShardRevisionRequest
-	(*ShardRevisionResponse)(nil), // 39: kvd.v1.ShardRevisionResponse
-	(*DigestRequest)(nil),         // 40: kvd.v1.DigestRequest
-	(*DigestResponse)(nil),        // 41: kvd.v1.DigestResponse
+	(*HoldRequest)(nil),           // 23: kvd.v1.HoldRequest
+	(*HoldResponse)(nil),          // 24: kvd.v1.HoldResponse
+	(*ConfirmRequest)(nil),        // 25: kvd.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),       // 26: kvd.v1.ConfirmResponse
+	(*SettleRequest)(nil),         // 27: kvd.v1.SettleRequest
+	(*SettleResponse)(nil),        // 28: kvd.v1.SettleResponse
+	(*Error)(nil),                 // 29: kvd.v1.Error
+	(*ClusterMap)(nil),            // 30: kvd.v1.ClusterMap
+	(*Node)(nil),                  // 31: kvd.v1.Node
+	(*Shard)(nil),                 // 32: kvd.v1.Shard
+	(*SlotOverride)(nil),          // 33: kvd.v1.SlotOverride
+	(*GetMapRequest)(nil),         // 34: kvd.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 35: kvd.v1.GetMapResponse
+	(*ShardLeader)(nil),           // 36: kvd.v1.ShardLeader
+	(*NodeStatusRequest)(nil),     // 37: kvd.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 38: kvd.v1.NodeStatusResponse
+	(*ReplicaStatus)(nil),         // 39: kvd.v1.ReplicaStatus
+	(*CheckDiskRequest)(nil),      // 40: kvd.v1.CheckDiskRequest
+	(*CheckDiskResponse)(nil),     // 41: kvd.v1.CheckDiskResponse
+	(*ShardRevisionRequest)(nil),  // 42: kvd.v1.ShardRevisionRequest
+	(*ShardRevisionResponse)(nil), // 43: kvd.v1.ShardRevisionResponse
+	(*DigestRequest)(nil),         // 44: kvd.v1.DigestRequest
+	(*DigestResponse)(nil),        // 45: kvd.v1.DigestResponse
 }
 var file_kvdpb_kvd_proto_depIdxs = []int32{
 	5,  // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
 	6,  // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
 	4,  // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
-	25, // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
+	29, // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
 	4,  // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
-	25, // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
+	29, // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
 	1,  // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
 	8,  // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
 	7,  // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
 	2,  // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	25, // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
+	29, // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
 	9,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
 	10, // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
 	1,  // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
@@ -3537,54 +3816,62 @@ var file_kvdpb_kvd_proto_depIdxs = []int32{
 	1,  // 30: kvd.v1.RangeRequest.header:type_name -> kvd.v1.Header
 	2,  // 31: kvd.v1.RangeResponse.header:type_name -> kvd.v1.ResponseHeader
 	4,  // 32: kvd.v1.RangeResponse.kvs:type_name -> kvd.v1.KeyValue
-	1,  // 33: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
-	2,  // 34: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
-	9,  // 35: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
-	0,  // 36: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
-	27, // 37: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
-	28, // 38: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
-	29, // 39: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
-	1,  // 40: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
-	2,  // 41: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
-	26, // 42: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
-	32, // 43: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
-	1,  // 44: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
-	2,  // 45: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
-	35, // 46: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
-	1,  // 47: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
-	1,  // 48: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
-	2,  // 49: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 50: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
-	2,  // 51: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
-	11, // 52: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
-	13, // 53: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
-	15, // 54: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
-	17, // 55: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
-	19, // 56: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
-	21, // 57: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
-	23, // 58: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
-	30, // 59: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
-	33, // 60: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
-	36, // 61: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
-	38, // 62: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
-	40, // 63: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
-	12, // 64: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
-	14, // 65: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
-	16, // 66: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
-	18, // 67: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
-	20, // 68: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
-	22, // 69: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
-	24, // 70: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
-	31, // 71: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
-	34, // 72: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
-	37, // 73: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
-	39, // 74: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
-	41, // 75: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
-	64, // [64:76] is the sub-list for method output_type
-	52, // [52:64] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	1,  // 33: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
+	2,  // 34: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 35: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
+	2,  // 36: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 37: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
+	2,  // 38: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
+	9,  // 39: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
+	0,  // 40: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
+	31, // 41: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
+	32, // 42: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
+	33, // 43: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
+	1,  // 44: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
+	2,  // 45: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
+	30, // 46: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
+	36, // 47: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
+	1,  // 48: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
+	2,  // 49: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
+	39, // 50: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
+	1,  // 51: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
+	1,  // 52: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
+	2,  // 53: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 54: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
+	2,  // 55: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
+	11, // 56: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
+	13, // 57: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
+	15, // 58: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
+	17, // 59: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
+	19, // 60: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
+	21, // 61: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
+	23, // 62: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
+	25, // 63: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
+	27, // 64: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
+	34, // 65: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
+	37, // 66: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
+	40, // 67: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
+	42, // 68: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
+	44, // 69: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
+	12, // 70: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
+	14, // 71: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
+	16, // 72: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
+	18, // 73: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
+	20, // 74: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
+	22, // 75: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
+	24, // 76: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
+	26, // 77: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
+	28, // 78: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
+	35, // 79: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
+	38, // 80: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
+	41, // 81: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
+	43, // 82: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
+	45, // 83: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
+	70, // [70:84] is the sub-list for method output_type
+	56, // [56:70] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -3598,14 +3885,14 @@ func file_kvdpb_kvd_proto_init() {
 		(*WriteOp_Put)(nil),
 		(*WriteOp_Delete)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[36].OneofWrappers = []any{}
+	file_kvdpb_kvd_proto_msgTypes[40].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_kvd_proto_rawDesc), len(file_kvdpb_kvd_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   41,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -30,6 +30,8 @@ const (
 	KV_Delete_FullMethodName      = "/kvd.v1.KV/Delete"
 	KV_DeleteRange_FullMethodName = "/kvd.v1.KV/DeleteRange"
 	KV_Range_FullMethodName       = "/kvd.v1.KV/Range"
+	KV_Hold_FullMethodName        = "/kvd.v1.KV/Hold"
+	KV_Confirm_FullMethodName     = "/kvd.v1.KV/Confirm"
 	KV_Settle_FullMethodName      = "/kvd.v1.KV/Settle"
 )
 
@@ -51,6 +53,13 @@ type KVClient interface {
 	// Range streams the keys of one shard in order, in pages read at one
 	// revision of that shard.
 	Range(ctx context.Context, in *RangeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RangeResponse], error)
+	// Hold keeps a shard from being written to until a Confirm releases it, or for
+	// 50 ms at most: for readers of several shards whom writers have overtaken.
+	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
+	// Confirm tells whether what was read at a revision, in several shards, was
+	// all of one instant: it is asked of each of them, once all have begun to
+	// answer the reads.
+	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
 	// Settle learns the outcome of a write whose answer was lost, or makes it
 	// void for ever.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
@@ -136,6 +145,26 @@ func (c *kVClient) Range(ctx context.Context, in *RangeRequest, opts ...grpc.Cal
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type KV_RangeClient = grpc.ServerStreamingClient[RangeResponse]
 
+func (c *kVClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HoldResponse)
+	err := c.cc.Invoke(ctx, KV_Hold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kVClient) Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmResponse)
+	err := c.cc.Invoke(ctx, KV_Confirm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *kVClient) Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SettleResponse)
@@ -164,6 +193,13 @@ type KVServer interface {
 	// Range streams the keys of one shard in order, in pages read at one
 	// revision of that shard.
 	Range(*RangeRequest, grpc.ServerStreamingServer[RangeResponse]) error
+	// Hold keeps a shard from being written to until a Confirm releases it, or for
+	// 50 ms at most: for readers of several shards whom writers have overtaken.
+	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
+	// Confirm tells whether what was read at a revision, in several shards, was
+	// all of one instant: it is asked of each of them, once all have begun to
+	// answer the reads.
+	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
 	// Settle learns the outcome of a write whose answer was lost, or makes it
 	// void for ever.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
@@ -194,6 +230,12 @@ func (UnimplementedKVServer) DeleteRange(context.Context, *DeleteRangeRequest) (
 }
 func (UnimplementedKVServer) Range(*RangeRequest, grpc.ServerStreamingServer[RangeResponse]) error {
 	return status.Error(codes.Unimplemented, "method Range not implemented")
+}
+func (UnimplementedKVServer) Hold(context.Context, *HoldRequest) (*HoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hold not implemented")
+}
+func (UnimplementedKVServer) Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
 }
 func (UnimplementedKVServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
@@ -309,6 +351,42 @@ func _KV_Range_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type KV_RangeServer = grpc.ServerStreamingServer[RangeResponse]
 
+func _KV_Hold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).Hold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_Hold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).Hold(ctx, req.(*HoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KV_Confirm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).Confirm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_Confirm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).Confirm(ctx, req.(*ConfirmRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _KV_Settle_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SettleRequest)
 	if err := dec(in); err != nil {
@@ -349,6 +427,14 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteRange",
 			Handler:    _KV_DeleteRange_Handler,
+		},
+		{
+			MethodName: "Hold",
+			Handler:    _KV_Hold_Handler,
+		},
+		{
+			MethodName: "Confirm",
+			Handler:    _KV_Confirm_Handler,
 		},
 		{
 			MethodName: "Settle",

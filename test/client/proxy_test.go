@@ -242,6 +242,14 @@ func (f *forwarder) Settle(ctx context.Context, req *kvdpb.SettleRequest) (*kvdp
 	return pass(f, ctx, req, kvdpb.KVClient.Settle)
 }
 
+func (f *forwarder) Hold(ctx context.Context, req *kvdpb.HoldRequest) (*kvdpb.HoldResponse, error) {
+	return pass(f, ctx, req, kvdpb.KVClient.Hold)
+}
+
+func (f *forwarder) Confirm(ctx context.Context, req *kvdpb.ConfirmRequest) (*kvdpb.ConfirmResponse, error) {
+	return pass(f, ctx, req, kvdpb.KVClient.Confirm)
+}
+
 func (f *forwarder) Range(req *kvdpb.RangeRequest, down grpc.ServerStreamingServer[kvdpb.RangeResponse]) error {
 	up, err := f.kv().Range(down.Context(), req)
 	for err == nil {

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/store"
+)
+
+// Hold implements kvdpb.KVServer.
+func (s *kvService) Hold(ctx context.Context, req *kvdpb.HoldRequest) (*kvdpb.HoldResponse, error) {
+	r, err := s.route(req.Header, nil)
+	if err != nil {
+		return nil, s.fail(err, nil)
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if err := r.Hold(ctx, req.Hold); err != nil {
+		return nil, s.fail(err, r)
+	}
+	return &kvdpb.HoldResponse{Header: s.header(r.ID()), Present: s.node.Clock().Now()}, nil
+}
+
+// Confirm implements kvdpb.KVServer.
+//
+// A read at T of several shards is of one instant if at some moment none of them
+// had a write above T in what was read. Once all are pinned, what comes is above T
+// everywhere; so it is enough that each, asked after that, has none. Without asking,
+// a shard whose clock runs ahead could keep from the reader a write that was
+// acknowledged before another one that it is shown.
+func (s *kvService) Confirm(ctx context.Context, req *kvdpb.ConfirmRequest) (*kvdpb.ConfirmResponse, error) {
+	r, changed, err := s.confirm(ctx, req)
+	if err != nil {
+		return nil, s.fail(err, r)
+	}
+	return &kvdpb.ConfirmResponse{Header: s.header(r.ID()), Changed: changed, Present: s.node.Clock().Now()}, nil
+}
+
+func (s *service) confirm(ctx context.Context, req *kvdpb.ConfirmRequest) (r *shard.Replica, changed bool, err error) {
+	if err := checkConfirm(req); err != nil {
+		return nil, false, err
+	}
+	if r, err = s.route(req.Header, nil); err != nil {
+		return nil, false, err
+	}
+	defer r.Release(req.Hold)
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if err := r.Linearize(ctx); err != nil {
+		return r, false, err
+	}
+	for _, key := range req.Keys {
+		if !r.Store().Owns(slot.Of(key)) {
+			return r, false, s.wrongShard(r)
+		}
+	}
+	changed, err = r.Store().Changed(ctx, req.Revision, wasRead(req))
+	if errors.Is(err, store.ErrCompacted) {
+		return r, true, nil // nobody knows
+	}
+	return r, changed, err
+}
+
+func checkConfirm(req *kvdpb.ConfirmRequest) error {
+	if req.Revision == 0 {
+		return refuse(kvdpb.Reason_REASON_INVALID, "the request does not say at which revision was read")
+	}
+	for _, key := range req.Keys {
+		if err := checkKey(key); err != nil {
+			return err
+		}
+	}
+	return checkEnds(req.Start, req.End)
+}
+
+// wasRead returns what tells whether a key was among those read.
+func wasRead(req *kvdpb.ConfirmRequest) func(key []byte) bool {
+	if len(req.Keys) == 0 {
+		return func(key []byte) bool {
+			return bytes.Compare(key, req.Start) >= 0 && (len(req.End) == 0 || bytes.Compare(key, req.End) < 0)
+		}
+	}
+	keys := make(map[string]bool, len(req.Keys))
+	for _, key := range req.Keys {
+		keys[string(key)] = true
+	}
+	return func(key []byte) bool { return keys[string(key)] }
+}
