@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/test/check"
+	"github.com/kvd-io/kvd/test/check/cycles"
 	"github.com/kvd-io/kvd/test/evidence"
 	"github.com/kvd-io/kvd/test/history"
 	"github.com/kvd-io/kvd/test/schedule"
@@ -24,9 +26,10 @@ const (
 	shortTime   = 20 * time.Second
 	roundTime   = 2 * time.Minute // of one cluster, and one history
 	leastTime   = 5 * time.Second // in which anything happens
-	workers     = 8
-	recoverWait = time.Minute // until all is well again, once faults are over
-	judgeLimit  = time.Minute // of one tag
+	workers     = 8               // clients of registers
+	listers     = 2               // clients of lists and counters
+	recoverWait = time.Minute     // until all is well again, once faults are over
+	judgeLimit  = time.Minute     // of one tag
 	// hangWait is for a round that takes longer than its time and all waits of it.
 	hangWait   = 15 * time.Minute
 	mostFailed = 5 // rounds, whose evidence takes room
@@ -55,7 +58,7 @@ func TestFaults(t *testing.T) {
 		}
 		r := round{seed: seed, time: min(left, roundTime)}
 		ok := t.Run(fmt.Sprintf("round %d", i), r.run)
-		total.Add(r.time, r.recorder.Ops(), r.faults, !ok)
+		total.Add(r.time, r.recorder.Outcomes(), r.faults, !ok)
 		t.Logf("round %d, %s: %v", i, r.command(), total)
 		seed = rand.New(rand.NewPCG(seed, 0)).Uint64()
 	}
@@ -92,11 +95,11 @@ func (r *round) run(t *testing.T) {
 		}
 	}
 	began = time.Now()
-	ops := r.recorder.Ops()
-	if err := check.Registers(ops, judgeLimit); err != nil {
+	ops, txns := r.recorder.Ops(), r.recorder.Txns()
+	if err := errors.Join(check.Registers(ops, judgeLimit), cycles.Check(txns)); err != nil {
 		t.Error(err)
 	}
-	t.Logf("%d operations judged in %v", len(ops), time.Since(began).Round(time.Millisecond))
+	t.Logf("%d operations and %d transactions judged in %v", len(ops), len(txns), time.Since(began).Round(time.Millisecond))
 }
 
 // play lets the faults happen while clients work, and the cluster recover.
@@ -106,6 +109,8 @@ func (r *round) play(t *testing.T, x *target) error {
 		Recorder: &r.recorder, Tags: 6, Epoch: 10 * time.Second,
 		Burst: 500 * time.Millisecond, Every: time.Second, CallTimeout: 3 * time.Second,
 	}
+	lists := workload.Lists{Recorder: &r.recorder, Lists: 4, Epoch: 10 * time.Second, Pause: 200 * time.Millisecond, CallTimeout: 3 * time.Second}
+	counters := workload.Counters{Counters: 3, Pause: 200 * time.Millisecond, CallTimeout: 3 * time.Second}
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -114,6 +119,12 @@ func (r *round) play(t *testing.T, x *target) error {
 		cl := x.connect(client.Config{Unary: i%2 == 0})
 		rng := rand.New(rand.NewPCG(r.seed, uint64(3+i)))
 		all.Go(func() { work.Run(ctx, cl, i, rng) })
+	}
+	for i := range listers {
+		cl := x.connect(client.Config{Unary: i%2 == 0})
+		rng, others := rand.New(rand.NewPCG(r.seed, uint64(100+i))), rand.New(rand.NewPCG(r.seed, uint64(200+i)))
+		all.Go(func() { lists.Run(ctx, cl, i, rng) })
+		all.Go(func() { counters.Run(ctx, cl, others) })
 	}
 	var err error
 	if r.faults, err = schedule.Play(t.Context(), r.schedule, x); err != nil {
@@ -128,7 +139,8 @@ func (r *round) play(t *testing.T, x *target) error {
 	all.Wait()
 	reading, done := context.WithTimeout(t.Context(), recoverWait)
 	defer done()
-	return work.ReadAll(reading, x.connect(client.Config{}), workers)
+	reader := x.connect(client.Config{})
+	return errors.Join(work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader))
 }
 
 // examine looks at the data of all nodes.
@@ -151,7 +163,7 @@ func (r *round) keep(t *testing.T, x *target) {
 	evidence.Keep(t, evidence.Run{
 		Name:    fmt.Sprintf("processes-%d", r.seed),
 		Command: r.command(),
-		Texts:   map[string]string{"history": history.Lines(r.recorder.Ops()), "schedule": r.schedule.String()},
+		Texts:   map[string]string{"registers": history.Lines(r.recorder.Ops()), "lists": history.Lines(r.recorder.Txns()), "schedule": r.schedule.String()},
 		Dirs:    x.dirs,
 	})
 }

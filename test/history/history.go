@@ -98,11 +98,11 @@ func (o Op) String() string {
 	return s + fmt.Sprintf(": %v, found %v, revision %d", o.Outcome, o.Found, o.Revision)
 }
 
-// Lines is the operations, a line each.
-func Lines(ops []Op) string {
+// Lines is operations or transactions, a line each.
+func Lines[T fmt.Stringer](all []T) string {
 	var b strings.Builder
-	for _, op := range ops {
-		fmt.Fprintln(&b, op)
+	for _, one := range all {
+		fmt.Fprintln(&b, one)
 	}
 	return b.String()
 }
@@ -133,6 +133,20 @@ func (r *Recorder) Ops() []Op {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]Op(nil), r.ops...)
+}
+
+// Outcomes tells how many of the operations and transactions ended how.
+func (r *Recorder) Outcomes() map[Outcome]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := make(map[Outcome]int)
+	for _, op := range r.ops {
+		n[op.Outcome]++
+	}
+	for _, x := range r.txns {
+		n[x.Outcome]++
+	}
+	return n
 }
 
 // Now is the time since the recorder was made.

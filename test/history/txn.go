@@ -84,10 +84,24 @@ func (r *Recorder) Txns() []Txn {
 // a checker finds it.
 const Garbage = math.MinInt
 
-// Lists reads the list at key, as a transaction, which is recorded if it was
-// answered.
-func (r *Recorder) Lists(ctx context.Context, cl *client.Client, client int, key string) Txn {
-	x, _ := r.read(ctx, cl, client, key)
+// Lists reads the lists at some keys at one instant, as a transaction, which is
+// recorded if it was answered.
+func (r *Recorder) Lists(ctx context.Context, cl *client.Client, client int, keys ...string) Txn {
+	x := Txn{Client: client, Outcome: Failed, Call: r.Now()}
+	res, err := cl.GetMany(ctx, keys)
+	x.Return = r.Now()
+	if err != nil {
+		return x
+	}
+	x.Outcome = Done
+	for _, key := range keys {
+		read := MicroOp{Kind: Read, Key: key}
+		if kv, found := res.KVs[key]; found {
+			read.List = parseList(string(kv.Value))
+		}
+		x.Ops = append(x.Ops, read)
+	}
+	r.record(x)
 	return x
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/test/check"
+	"github.com/kvd-io/kvd/test/check/cycles"
 	"github.com/kvd-io/kvd/test/disk"
 	"github.com/kvd-io/kvd/test/evidence"
 	"github.com/kvd-io/kvd/test/history"
@@ -42,7 +43,8 @@ const (
 	shortTime   = 10 * time.Minute
 	defaultLife = 20 * time.Minute // of one cluster
 	nodes       = 3
-	workers     = 6
+	workers     = 6 // clients of registers
+	listers     = 2 // clients of lists and counters
 	diskBytes   = 128 << 20
 	recoverWait = time.Minute // until all is well again, once faults are over
 	quietTime   = 10 * time.Second
@@ -124,16 +126,16 @@ func live(t *testing.T, seed uint64, life time.Duration, sum *tally.Tally) {
 	l.schedule = schedule.Draw(rng, schedule.Config{Nodes: nodes, Duration: life, Faults: faults})
 	// What has failed in the bubble ends it, and then the evidence is kept.
 	defer func() {
-		sum.Add(l.took, l.recorder.Ops(), l.faults, t.Failed())
+		sum.Add(l.took, l.recorder.Outcomes(), l.faults, t.Failed())
 		if t.Failed() {
 			l.keep(t)
 		}
 	}()
 	synctest.Test(t, l.run)
-	ops := l.recorder.Ops()
-	t.Logf("%v of virtual time took %v; %d operations", l.took.Round(time.Second), time.Since(began).Round(time.Millisecond), len(ops))
+	ops, txns := l.recorder.Ops(), l.recorder.Txns()
+	t.Logf("%v of virtual time took %v; %d operations and %d transactions", l.took.Round(time.Second), time.Since(began).Round(time.Millisecond), len(ops), len(txns))
 	began = time.Now()
-	if err := check.Registers(ops, judgeLimit); err != nil {
+	if err := errors.Join(check.Registers(ops, judgeLimit), cycles.Check(txns)); err != nil {
 		t.Error(err)
 	}
 	t.Logf("judged in %v", time.Since(began).Round(time.Millisecond))
@@ -191,9 +193,17 @@ func (l *lived) run(t *testing.T) {
 		Recorder: &l.recorder, Tags: 3, Epoch: 20 * time.Second,
 		Burst: 100 * time.Millisecond, Every: 2 * time.Second, CallTimeout: 3 * time.Second,
 	}
+	lists := workload.Lists{Recorder: &l.recorder, Lists: 4, Epoch: time.Minute, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
+	counters := workload.Counters{Counters: 3, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var all sync.WaitGroup
+	for i := range listers {
+		cl := c.Connect(fmt.Sprintf("lister%d", i), client.Config{Unary: i%2 == 0})
+		rng, others := rand.New(rand.NewPCG(l.seed, uint64(100+i))), rand.New(rand.NewPCG(l.seed, uint64(200+i)))
+		all.Go(func() { lists.Run(ctx, cl, i, rng) })
+		all.Go(func() { counters.Run(ctx, cl, others) })
+	}
 	for i := range workers {
 		cl := c.Connect(fmt.Sprintf("app%d", i), client.Config{Unary: i%2 == 0})
 		rng := rand.New(rand.NewPCG(l.seed, uint64(2+i)))
@@ -211,7 +221,8 @@ func (l *lived) run(t *testing.T) {
 	l.took = time.Since(start)
 	l.checkServed(t, quiet)
 	reader := c.Connect("reader", client.Config{})
-	if err := work.ReadAll(within(t, recoverWait), reader, workers); err != nil {
+	reading := within(t, recoverWait)
+	if err := errors.Join(work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader)); err != nil {
 		t.Error(err)
 	}
 	if err := check.Replicas(within(t, recoverWait), reader); err != nil {
@@ -243,7 +254,7 @@ func (l *lived) keep(t *testing.T) {
 	evidence.Keep(t, evidence.Run{
 		Name:    fmt.Sprintf("virtual-%d", l.seed),
 		Command: fmt.Sprintf("SEED=%d LIFE=%v go test ./test/sim -run '^TestFaults$' -v", l.seed, l.life),
-		Texts:   map[string]string{"history": history.Lines(l.recorder.Ops()), "schedule": l.schedule.String()},
+		Texts:   map[string]string{"registers": history.Lines(l.recorder.Ops()), "lists": history.Lines(l.recorder.Txns()), "schedule": l.schedule.String()},
 		Dirs:    dirs,
 	})
 }

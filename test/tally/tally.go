@@ -34,13 +34,13 @@ func New(of, runs string) *Tally {
 }
 
 // Add adds one run.
-func (y *Tally) Add(took time.Duration, ops []history.Op, faults map[schedule.Fault]int, failed bool) {
+func (y *Tally) Add(took time.Duration, outcomes map[history.Outcome]int, faults map[schedule.Fault]int, failed bool) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	y.time += took
 	y.n++
-	for _, op := range ops {
-		y.outcomes[op.Outcome]++
+	for outcome, n := range outcomes {
+		y.outcomes[outcome] += n
 	}
 	for fault, n := range faults {
 		y.faults[fault] += n
