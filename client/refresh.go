@@ -134,7 +134,7 @@ func (c *Client) ask(n *node) bool {
 // adopt merges what a node told of the map and the leaders.
 func (c *Client) adopt(resp *kvdpb.GetMapResponse) error {
 	m := resp.GetMap()
-	if m == nil || m.Epoch == 0 || len(resp.SlotOwners) != slot.Count {
+	if m == nil || m.Epoch == 0 {
 		return fmt.Errorf("%w: the node has no cluster map yet", ErrUnavailable)
 	}
 	c.observe(resp.Header)
@@ -147,6 +147,8 @@ func (c *Client) adopt(resp *kvdpb.GetMapResponse) error {
 	switch {
 	case t != nil && t.m.ClusterId != m.ClusterId:
 		return fmt.Errorf("%w: node %s belongs to cluster %s, not %s", ErrInvalid, resp.Node, m.ClusterId, t.m.ClusterId)
+	case (t == nil || t.m.Epoch < m.Epoch) && len(resp.SlotOwners) != slot.Count:
+		return fmt.Errorf("%w: the node does not say who owns which slot", ErrUnavailable)
 	case t == nil || t.m.Epoch < m.Epoch:
 		t = c.buildTable(t, m, resp.SlotOwners)
 		first := c.table.Swap(t) == nil

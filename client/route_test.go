@@ -65,6 +65,10 @@ func TestAdopt(t *testing.T) {
 		if must(mapOf(4, "x:1")) != first || must(mapOf(5, "x:1")) != first {
 			t.Error("an older map, or the same, took the place of the newer")
 		}
+		leaders := &kvdpb.GetMapResponse{Map: &kvdpb.ClusterMap{ClusterId: "c", Epoch: 5}, Leaders: []*kvdpb.ShardLeader{{Shard: 1, Node: "n2", Term: 7}}}
+		if must(leaders) != first || first.shards[1].leader.Load().node != first.nodes["n2"] {
+			t.Error("who knows the map is told of the leaders alone")
+		}
 		second := must(mapOf(6, "a:1", "b:2", "c:1"))
 		if second.nodes["n1"] != first.nodes["n1"] || second.nodes["n2"] == first.nodes["n2"] || second.nodes["n3"] == nil {
 			t.Error("nodes are to be kept unless their addresses change")

@@ -142,7 +142,8 @@ func (c *Client) getMap(ctx context.Context) (*kvdpb.GetMapResponse, error) {
 			var resp *kvdpb.GetMapResponse
 			err := r.ask(n, func(ctx context.Context, cl kvdpb.ClusterClient) error {
 				var err error
-				resp, err = cl.GetMap(ctx, &kvdpb.GetMapRequest{Header: c.header(0)})
+				// Without an epoch, so that all of the map is told.
+				resp, err = cl.GetMap(ctx, &kvdpb.GetMapRequest{Header: &kvdpb.Header{Revision: c.revision.Load()}})
 				if err == nil {
 					err = c.adopt(resp)
 				}

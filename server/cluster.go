@@ -32,7 +32,10 @@ func (s *clusterService) GetMap(_ context.Context, req *kvdpb.GetMapRequest) (*k
 	if m.Epoch == 0 { // only planned: it has no addresses of clients
 		return nil, s.fail(refuse(kvdpb.Reason_REASON_UNAVAILABLE, "this node has no cluster map yet: the cluster is still forming, try again"), nil)
 	}
-	resp := &kvdpb.GetMapResponse{Header: s.header(0), Map: m.ClusterMap, SlotOwners: m.Owners[:], Node: s.cfg.Name}
+	resp := &kvdpb.GetMapResponse{Header: s.header(0), Map: m.ClusterMap, Node: s.cfg.Name}
+	if req.Header.GetEpoch() != m.Epoch { // most ask for the leaders alone
+		resp.SlotOwners = m.Owners[:]
+	}
 	// A client takes this for the revision known at its first attempts, which
 	// cannot be 0: so much has been applied somewhere, since there is a map.
 	resp.Header.Revision = max(resp.Header.Revision, 1)

@@ -35,6 +35,10 @@ func TestThreeNodes(t *testing.T) {
 	if len(m.Map.Nodes) != 3 || len(m.Map.Shards) != 2 || len(m.SlotOwners) != 16384 || m.Node != "n2" || m.Map.ClusterId == "" {
 		t.Fatalf("the map has %d nodes, %d shards, %d slots, node %q", len(m.Map.Nodes), len(m.Map.Shards), len(m.SlotOwners), m.Node)
 	}
+	known, err := c.admin("n2").GetMap(within(t), &kvdpb.GetMapRequest{Header: &kvdpb.Header{Epoch: m.Map.Epoch}})
+	if err != nil || len(known.SlotOwners) != 0 || known.Map.Epoch != m.Map.Epoch {
+		t.Fatalf("who knows the map is told of %d slots, epoch %d, %v", len(known.GetSlotOwners()), known.GetMap().GetEpoch(), err)
+	}
 
 	c.stop("n1")
 	for i := range 20 {

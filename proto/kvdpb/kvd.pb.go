@@ -2601,7 +2601,7 @@ type GetMapResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Header *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
 	Map    *ClusterMap            `protobuf:"bytes,2,opt,name=map,proto3" json:"map,omitempty"`
-	// Shard of each of the 16,384 slots.
+	// Shard of each of the 16,384 slots; none if the request's epoch is the map's.
 	SlotOwners []uint32       `protobuf:"varint,3,rep,packed,name=slot_owners,json=slotOwners,proto3" json:"slot_owners,omitempty"`
 	Leaders    []*ShardLeader `protobuf:"bytes,4,rep,name=leaders,proto3" json:"leaders,omitempty"`
 	// The node that answers.
