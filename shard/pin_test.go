@@ -270,3 +270,27 @@ func TestHoldsGiveWay(t *testing.T) {
 		p.assign(&reign{}, new(logpb.Entry), 1)
 	}
 }
+
+// TestVirtualPinsOfAnIdleShard: the entries of pins take nothing from an idle shard
+// that its last write has left, neither history nor clients.
+func TestVirtualPinsOfAnIdleShard(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, c *cluster, _ *memnet.Network) {
+		c.start()
+		c.ready()
+		key := c.keyOf(1, 0)
+		written := c.put(1, key, []byte("v")).Revision
+		r := c.leader(1)
+		for range 24 {
+			time.Sleep(30 * time.Second)
+			if _, err := r.Pin(t.Context(), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if state := r.Store().State(); state.KeepSince > written || state.DedupeFloor > written {
+			t.Errorf("written at %d; history since %d, writes known since %d", written, state.KeepSince, state.DedupeFloor)
+		}
+		if page, err := r.Store().Range(t.Context(), store.RangeOptions{}); err != nil || len(page.Versions) != 1 {
+			t.Errorf("%d keys, %v", len(page.Versions), err)
+		}
+	})
+}

@@ -152,7 +152,11 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 		entry.Groups[i] = w.group
 		commands += len(w.group.Commands)
 	}
-	p.setHorizons(&entry, start, p.assign(g, &entry, commands))
+	last := p.assign(g, &entry, commands)
+	if commands == 0 {
+		last = p.r.store.Revision() // horizons go by what was written
+	}
+	p.setHorizons(&entry, start, last)
 
 	data, err := fsm.Encode(&entry)
 	f := flight{engine: g.engine, batch: batch, err: err, start: start}
