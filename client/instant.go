@@ -109,8 +109,8 @@ func (c *Client) confirm(ctx context.Context, rd *reading, at, hold uint64) (cha
 	return changed, present, err
 }
 
-// askLeader makes a call that changes nothing to the leader of a shard, again after
-// failures that allow it.
+// askLeader makes a call, which may be executed several times, to the leader of a
+// shard, again after failures that allow it.
 func (c *Client) askLeader(ctx context.Context, sh *shard, call func(context.Context, target) (*kvdpb.ResponseHeader, error)) error {
 	r := c.newRetry(ctx)
 	for {

@@ -1,5 +1,11 @@
 package client
 
+import (
+	"time"
+
+	"github.com/kvd-io/kvd/proto/revision"
+)
+
 // PutOption is an option of Put.
 type PutOption interface{ applyPut(*writeOptions) }
 
@@ -103,6 +109,11 @@ func (r atRevision) applyRange(o *rangeOptions) { o.at = uint64(r) }
 // AtRevision reads what was there at revision rev; 0 means now. It fails with a
 // *CompactedError when history no longer reaches back so far.
 func AtRevision(rev uint64) ReadOption { return atRevision(rev) }
+
+// RevisionAt returns the revision that stands for a time, by the clocks of the
+// cluster: AtRevision(RevisionAt(time.Now().Add(-time.Minute))) reads what was there
+// a minute ago, if this machine's clock agrees with them. Before 2020 it is 1.
+func RevisionAt(t time.Time) uint64 { return max(revision.FromTime(t), 1) }
 
 type rangeOption func(*rangeOptions)
 

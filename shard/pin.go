@@ -28,6 +28,7 @@ type promises struct {
 	mu   sync.Mutex // guards what follows
 	last uint64     // no entry that is formed from now on has a revision at or below it
 	pin  uint64     // the highest pin
+	keep uint64     // nobody wants to read below it
 
 	entered, settled uint64        // entries given to raft, and how many of them are over
 	moved            chan struct{} // closed when the rest here has changed; nil: nobody waits
@@ -148,8 +149,12 @@ func (p *proposer) land() {
 	p.move()
 }
 
-// unbound tells whether a pin waits for the bound. The caller holds mu.
-func (p *proposer) unbound() bool { return p.pin > p.r.store.State().Bound }
+// due tells whether someone waits for an entry, whatever is in it: a pin for the
+// bound, or Compact. The caller holds mu.
+func (p *proposer) due() bool {
+	state := p.r.store.State()
+	return p.pin > state.Bound || p.keep > state.KeepSince
+}
 
 // boundFor returns the bound that an entry should carry, 0: none. It moves before
 // the next pin needs it. The caller holds mu.
@@ -208,5 +213,5 @@ func (p *proposer) mayEnter(waiting bool) (enter, take bool) {
 	defer p.mu.Unlock()
 	held := p.held(time.Now())
 	p.owed = waiting && (held || p.owed)
-	return waiting && !held || p.unbound(), waiting && !held
+	return waiting && !held || p.due(), waiting && !held
 }

@@ -152,11 +152,11 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 		entry.Groups[i] = w.group
 		commands += len(w.group.Commands)
 	}
-	last := p.assign(g, &entry, commands)
+	last, keep := p.assign(g, &entry, commands)
 	if commands == 0 {
 		last = p.r.store.Revision() // horizons go by what was written
 	}
-	p.setHorizons(&entry, start, last)
+	p.setHorizons(&entry, start, last, keep)
 
 	data, err := fsm.Encode(&entry)
 	f := flight{engine: g.engine, batch: batch, err: err, start: start}
@@ -171,8 +171,9 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 	p.flights <- f
 }
 
-// assign gives an entry its revisions, and returns the last.
-func (p *proposer) assign(g *reign, entry *logpb.Entry, commands int) (last uint64) {
+// assign gives an entry its revisions. It returns the last, and since when history
+// is to be kept at most.
+func (p *proposer) assign(g *reign, entry *logpb.Entry, commands int) (last, keep uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last = max(p.last, g.floor, p.r.store.Revision())
@@ -186,20 +187,20 @@ func (p *proposer) assign(g *reign, entry *logpb.Entry, commands int) (last uint
 	p.entered++
 	p.owed = p.owed && commands == 0
 	p.move()
-	return p.last
+	return p.last, p.keep
 }
 
 // setHorizons lets floors that have moved ride on a passing entry, so that an
 // idle shard writes nothing. They ride until they have been applied: an entry
 // may be lost, or void.
-func (p *proposer) setHorizons(entry *logpb.Entry, now time.Time, last uint64) {
+func (p *proposer) setHorizons(entry *logpb.Entry, now time.Time, last, keep uint64) {
 	state := p.r.store.State()
 	p.dedupe.note(now, last)
 	p.history.note(now, last)
 	if floor := max(p.dedupe.before(now), p.r.fsm.DedupeFloor()); floor > state.DedupeFloor {
 		entry.DedupeFloor = floor
 	}
-	if since := p.history.before(now); since > state.KeepSince {
+	if since := max(p.history.before(now), keep); since > state.KeepSince {
 		entry.KeepSince = since
 	}
 }

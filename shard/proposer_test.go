@@ -20,10 +20,10 @@ func TestHorizonsRideUntilApplied(t *testing.T) {
 	r.cfg.retention = Retention{Dedupe: time.Minute, History: time.Minute}
 	p := newProposer(r)
 	now := time.Now()
-	p.setHorizons(new(logpb.Entry), now, 7)
+	p.setHorizons(new(logpb.Entry), now, 7, 0)
 	for range 2 { // the first is lost
 		var e logpb.Entry
-		if p.setHorizons(&e, now.Add(time.Minute), 7); e.DedupeFloor != 7 || e.KeepSince != 7 {
+		if p.setHorizons(&e, now.Add(time.Minute), 7, 0); e.DedupeFloor != 7 || e.KeepSince != 7 {
 			t.Fatalf("entry carries floors %d and %d, want 7", e.DedupeFloor, e.KeepSince)
 		}
 	}
@@ -32,7 +32,7 @@ func TestHorizonsRideUntilApplied(t *testing.T) {
 	b.SetKeepSince(7)
 	b.Commit(0)
 	var e logpb.Entry
-	if p.setHorizons(&e, now.Add(time.Minute), 7); e.DedupeFloor != 0 || e.KeepSince != 0 {
+	if p.setHorizons(&e, now.Add(time.Minute), 7, 0); e.DedupeFloor != 0 || e.KeepSince != 0 {
 		t.Fatalf("entry carries floors %d and %d that are applied already", e.DedupeFloor, e.KeepSince)
 	}
 }

@@ -14,16 +14,28 @@ import (
 type readFlags struct {
 	stale    bool
 	revision uint64
+	asOf     time.Duration
+	past     bool // asOf is given
 }
 
 func (f *readFlags) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.stale, "stale", false, "let any replica answer from what it has, and tell how old that may be")
 	cmd.Flags().Uint64Var(&f.revision, "revision", 0, "read what was there at revision `R`")
+	cmd.Flags().DurationVar(&f.asOf, "as-of", 0, "read what was there a `DURATION` ago, by this machine's clock")
 }
 
 func (f *readFlags) check(cmd *cobra.Command) error {
 	if cmd.Flags().Changed("revision") && f.revision == 0 {
 		return usagef("--revision is 0: revisions begin at 1")
+	}
+	if f.past = cmd.Flags().Changed("as-of"); !f.past {
+		return nil
+	}
+	if f.asOf < 0 {
+		return usagef("--as-of is %v: the past is a positive duration ago", f.asOf)
+	}
+	if f.revision != 0 {
+		return usagef("--as-of contradicts --revision: give one of them")
 	}
 	return nil
 }
@@ -33,8 +45,11 @@ func (f *readFlags) options() []client.ReadOption {
 	if f.stale {
 		opts = append(opts, client.Stale())
 	}
-	if f.revision > 0 {
+	switch {
+	case f.revision > 0:
 		opts = append(opts, client.AtRevision(f.revision))
+	case f.past:
+		opts = append(opts, client.AtRevision(client.RevisionAt(time.Now().Add(-f.asOf))))
 	}
 	return opts
 }

@@ -83,8 +83,8 @@ func (f *rangeFlags) check(cmd *cobra.Command, args []string) error {
 	case f.countOnly && (changed("limit") || f.keysOnly || f.reverse || f.token != ""):
 		return usagef("--count-only contradicts --limit, --keys-only, --reverse and --token")
 	}
-	if f.snapshot && (f.stale || f.revision != 0) {
-		return usagef("--snapshot contradicts --stale and --revision")
+	if f.snapshot && (f.stale || f.revision != 0 || changed("as-of")) {
+		return usagef("--snapshot contradicts --stale, --revision and --as-of")
 	}
 	return f.readFlags.check(cmd)
 }

@@ -59,6 +59,7 @@ var settings = []setting{
 		number(func(o *options) *int { return &o.Replicas })},
 	{"election-timeout", "DURATION", "silence of a leader after which another is elected (default " + shard.DefaultTiming.Silence.String() + ")",
 		setElectionTimeout},
+	{"history", "DURATION", "how long what keys were can be read (default " + shard.DefaultRetention.History.String() + ")", setHistory},
 	{"memtable-bytes", "BYTES", fmt.Sprintf("applied writes of a shard that are kept in memory before a checkpoint (default %dMi)", server.DefaultMemtableBytes>>20),
 		size(func(o *options) *int64 { return &o.MemtableBytes })},
 	{"uncheckpointed-bytes", "BYTES", fmt.Sprintf("the same of all shards of the node (default %dMi); the heap: some three times as much and 256Mi", server.DefaultUncheckpointedBytes>>20),
@@ -141,6 +142,13 @@ func setElectionTimeout(o *options, v string) error {
 	}
 	o.Timing = timing(d)
 	return nil
+}
+
+func setHistory(o *options, v string) error {
+	if o.Retention == (shard.Retention{}) {
+		o.Retention = shard.DefaultRetention
+	}
+	return duration(func(o *options) *time.Duration { return &o.Retention.History })(o, v)
 }
 
 // timing keeps the proportions of the default for another election timeout.

@@ -47,6 +47,7 @@ var samples = map[string]struct {
 	"shards":               {"3", "5", func(o options) any { return o.Shards }, [2]any{3, 5}},
 	"replicas":             {"1", "01", func(o options) any { return o.Replicas }, [2]any{1, 1}},
 	"election-timeout":     {"1s", "2s", func(o options) any { return o.Timing.Silence.String() }, [2]any{"1s", "2s"}},
+	"history":              {"1h", "30s", func(o options) any { return o.Retention.History.String() }, [2]any{"1h0m0s", "30s"}},
 	"memtable-bytes":       {"1024", "1Mi", func(o options) any { return o.MemtableBytes }, [2]any{int64(1024), int64(1 << 20)}},
 	"uncheckpointed-bytes": {"2Ki", "1Gi", func(o options) any { return o.UncheckpointedBytes }, [2]any{int64(2048), int64(1 << 30)}},
 	"drain-timeout":        {"1s", "2s", func(o options) any { return o.DrainTimeout.String() }, [2]any{"1s", "2s"}},

@@ -2005,6 +2005,122 @@ func (x *ConfirmResponse) GetPresent() uint64 {
 	return 0
 }
 
+type CompactRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // shard is required
+	// History below it is dropped; 0: below the present. Beyond the newest write it
+	// stands for that.
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Without a revision: how much is kept, in milliseconds before the present.
+	KeepMs        uint64 `protobuf:"varint,3,opt,name=keep_ms,json=keepMs,proto3" json:"keep_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactRequest) Reset() {
+	*x = CompactRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactRequest) ProtoMessage() {}
+
+func (x *CompactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
+func (*CompactRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CompactRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *CompactRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *CompactRequest) GetKeepMs() uint64 {
+	if x != nil {
+		return x.KeepMs
+	}
+	return 0
+}
+
+type CompactResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// The oldest revision that can be read.
+	Oldest        uint64 `protobuf:"varint,2,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactResponse) Reset() {
+	*x = CompactResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactResponse) ProtoMessage() {}
+
+func (x *CompactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
+func (*CompactResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CompactResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *CompactResponse) GetOldest() uint64 {
+	if x != nil {
+		return x.Oldest
+	}
+	return 0
+}
+
 type SettleRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Header   *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -2019,7 +2135,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2031,7 +2147,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2044,7 +2160,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{26}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SettleRequest) GetHeader() *Header {
@@ -2095,7 +2211,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2223,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2236,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SettleResponse) GetHeader() *ResponseHeader {
@@ -2166,7 +2282,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2294,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2307,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Error) GetReason() Reason {
@@ -2277,7 +2393,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2405,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2418,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClusterMap) GetEpoch() uint64 {
@@ -2369,7 +2485,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2381,7 +2497,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2394,7 +2510,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Node) GetId() string {
@@ -2452,7 +2568,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2580,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2593,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Shard) GetId() uint32 {
@@ -2511,7 +2627,7 @@ type SlotOverride struct {
 
 func (x *SlotOverride) Reset() {
 	*x = SlotOverride{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2639,7 @@ func (x *SlotOverride) String() string {
 func (*SlotOverride) ProtoMessage() {}
 
 func (x *SlotOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2652,7 @@ func (x *SlotOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotOverride.ProtoReflect.Descriptor instead.
 func (*SlotOverride) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SlotOverride) GetSlot() uint32 {
@@ -2562,7 +2678,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +2690,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +2703,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetMapRequest) GetHeader() *Header {
@@ -2612,7 +2728,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2740,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2753,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetMapResponse) GetHeader() *ResponseHeader {
@@ -2686,7 +2802,7 @@ type ShardLeader struct {
 
 func (x *ShardLeader) Reset() {
 	*x = ShardLeader{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +2814,7 @@ func (x *ShardLeader) String() string {
 func (*ShardLeader) ProtoMessage() {}
 
 func (x *ShardLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +2827,7 @@ func (x *ShardLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardLeader.ProtoReflect.Descriptor instead.
 func (*ShardLeader) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShardLeader) GetShard() uint32 {
@@ -2744,7 +2860,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2872,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2885,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeStatusRequest) GetHeader() *Header {
@@ -2797,7 +2913,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2925,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2938,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeStatusResponse) GetHeader() *ResponseHeader {
@@ -2897,7 +3013,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2909,7 +3025,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2922,7 +3038,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReplicaStatus) GetShard() uint32 {
@@ -3018,7 +3134,7 @@ type CheckDiskRequest struct {
 
 func (x *CheckDiskRequest) Reset() {
 	*x = CheckDiskRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3146,7 @@ func (x *CheckDiskRequest) String() string {
 func (*CheckDiskRequest) ProtoMessage() {}
 
 func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3159,7 @@ func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskRequest.ProtoReflect.Descriptor instead.
 func (*CheckDiskRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CheckDiskRequest) GetHeader() *Header {
@@ -3070,7 +3186,7 @@ type CheckDiskResponse struct {
 
 func (x *CheckDiskResponse) Reset() {
 	*x = CheckDiskResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3198,7 @@ func (x *CheckDiskResponse) String() string {
 func (*CheckDiskResponse) ProtoMessage() {}
 
 func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3211,7 @@ func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskResponse.ProtoReflect.Descriptor instead.
 func (*CheckDiskResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CheckDiskResponse) GetShard() uint32 {
@@ -3151,7 +3267,7 @@ type ShardRevisionRequest struct {
 
 func (x *ShardRevisionRequest) Reset() {
 	*x = ShardRevisionRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3279,7 @@ func (x *ShardRevisionRequest) String() string {
 func (*ShardRevisionRequest) ProtoMessage() {}
 
 func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3292,7 @@ func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionRequest.ProtoReflect.Descriptor instead.
 func (*ShardRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ShardRevisionRequest) GetHeader() *Header {
@@ -3203,7 +3319,7 @@ type ShardRevisionResponse struct {
 
 func (x *ShardRevisionResponse) Reset() {
 	*x = ShardRevisionResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3331,7 @@ func (x *ShardRevisionResponse) String() string {
 func (*ShardRevisionResponse) ProtoMessage() {}
 
 func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3344,7 @@ func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionResponse.ProtoReflect.Descriptor instead.
 func (*ShardRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ShardRevisionResponse) GetHeader() *ResponseHeader {
@@ -3261,7 +3377,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3389,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3402,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DigestRequest) GetHeader() *Header {
@@ -3338,7 +3454,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3350,7 +3466,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3363,7 +3479,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DigestResponse) GetHeader() *ResponseHeader {
@@ -3559,7 +3675,14 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0fConfirmResponse\x12.\n" +
 	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x18\n" +
 	"\achanged\x18\x02 \x01(\bR\achanged\x12\x18\n" +
-	"\apresent\x18\x03 \x01(\x04R\apresent\"\x95\x01\n" +
+	"\apresent\x18\x03 \x01(\x04R\apresent\"m\n" +
+	"\x0eCompactRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x17\n" +
+	"\akeep_ms\x18\x03 \x01(\x04R\x06keepMs\"Y\n" +
+	"\x0fCompactResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x16\n" +
+	"\x06oldest\x18\x02 \x01(\x04R\x06oldest\"\x95\x01\n" +
 	"\rSettleRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\x06R\bclientId\x12\x10\n" +
@@ -3701,7 +3824,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0fREASON_DEADLINE\x10\x14\x12\x1a\n" +
 	"\x16REASON_LEASE_NOT_FOUND\x10\x15\x12\x11\n" +
 	"\rREASON_FENCED\x10\x16\x12\x13\n" +
-	"\x0fREASON_INTERNAL\x10\x172\xff\x03\n" +
+	"\x0fREASON_INTERNAL\x10\x172\xbb\x04\n" +
 	"\x02KV\x128\n" +
 	"\x05Batch\x12\x14.kvd.v1.BatchRequest\x1a\x15.kvd.v1.BatchResponse(\x010\x01\x12.\n" +
 	"\x03Put\x12\x12.kvd.v1.PutRequest\x1a\x13.kvd.v1.PutResponse\x12.\n" +
@@ -3710,7 +3833,8 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\vDeleteRange\x12\x1a.kvd.v1.DeleteRangeRequest\x1a\x1b.kvd.v1.DeleteRangeResponse\x126\n" +
 	"\x05Range\x12\x14.kvd.v1.RangeRequest\x1a\x15.kvd.v1.RangeResponse0\x01\x121\n" +
 	"\x04Hold\x12\x13.kvd.v1.HoldRequest\x1a\x14.kvd.v1.HoldResponse\x12:\n" +
-	"\aConfirm\x12\x16.kvd.v1.ConfirmRequest\x1a\x17.kvd.v1.ConfirmResponse\x127\n" +
+	"\aConfirm\x12\x16.kvd.v1.ConfirmRequest\x1a\x17.kvd.v1.ConfirmResponse\x12:\n" +
+	"\aCompact\x12\x16.kvd.v1.CompactRequest\x1a\x17.kvd.v1.CompactResponse\x127\n" +
 	"\x06Settle\x12\x15.kvd.v1.SettleRequest\x1a\x16.kvd.v1.SettleResponse2\xd2\x02\n" +
 	"\aCluster\x127\n" +
 	"\x06GetMap\x12\x15.kvd.v1.GetMapRequest\x1a\x16.kvd.v1.GetMapResponse\x12C\n" +
@@ -3733,7 +3857,7 @@ func file_kvdpb_kvd_proto_rawDescGZIP() []byte {
 }
 
 var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_kvdpb_kvd_proto_goTypes = []any{
 	(Reason)(0),                   // 0: kvd.v1.Reason
 	(*Header)(nil),                // 1: kvd.v1.Header
@@ -3762,38 +3886,40 @@ var file_kvdpb_kvd_proto_goTypes = []any{
 	(*HoldResponse)(nil),          // 24: kvd.v1.HoldResponse
 	(*ConfirmRequest)(nil),        // 25: kvd.v1.ConfirmRequest
 	(*ConfirmResponse)(nil),       // 26: kvd.v1.ConfirmResponse
-	(*SettleRequest)(nil),         // 27: kvd.v1.SettleRequest
-	(*SettleResponse)(nil),        // 28: kvd.v1.SettleResponse
-	(*Error)(nil),                 // 29: kvd.v1.Error
-	(*ClusterMap)(nil),            // 30: kvd.v1.ClusterMap
-	(*Node)(nil),                  // 31: kvd.v1.Node
-	(*Shard)(nil),                 // 32: kvd.v1.Shard
-	(*SlotOverride)(nil),          // 33: kvd.v1.SlotOverride
-	(*GetMapRequest)(nil),         // 34: kvd.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 35: kvd.v1.GetMapResponse
-	(*ShardLeader)(nil),           // 36: kvd.v1.ShardLeader
-	(*NodeStatusRequest)(nil),     // 37: kvd.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 38: kvd.v1.NodeStatusResponse
-	(*ReplicaStatus)(nil),         // 39: kvd.v1.ReplicaStatus
-	(*CheckDiskRequest)(nil),      // 40: kvd.v1.CheckDiskRequest
-	(*CheckDiskResponse)(nil),     // 41: kvd.v1.CheckDiskResponse
-	(*ShardRevisionRequest)(nil),  // 42: kvd.v1.ShardRevisionRequest
-	(*ShardRevisionResponse)(nil), // 43: kvd.v1.ShardRevisionResponse
-	(*DigestRequest)(nil),         // 44: kvd.v1.DigestRequest
-	(*DigestResponse)(nil),        // 45: kvd.v1.DigestResponse
+	(*CompactRequest)(nil),        // 27: kvd.v1.CompactRequest
+	(*CompactResponse)(nil),       // 28: kvd.v1.CompactResponse
+	(*SettleRequest)(nil),         // 29: kvd.v1.SettleRequest
+	(*SettleResponse)(nil),        // 30: kvd.v1.SettleResponse
+	(*Error)(nil),                 // 31: kvd.v1.Error
+	(*ClusterMap)(nil),            // 32: kvd.v1.ClusterMap
+	(*Node)(nil),                  // 33: kvd.v1.Node
+	(*Shard)(nil),                 // 34: kvd.v1.Shard
+	(*SlotOverride)(nil),          // 35: kvd.v1.SlotOverride
+	(*GetMapRequest)(nil),         // 36: kvd.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 37: kvd.v1.GetMapResponse
+	(*ShardLeader)(nil),           // 38: kvd.v1.ShardLeader
+	(*NodeStatusRequest)(nil),     // 39: kvd.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 40: kvd.v1.NodeStatusResponse
+	(*ReplicaStatus)(nil),         // 41: kvd.v1.ReplicaStatus
+	(*CheckDiskRequest)(nil),      // 42: kvd.v1.CheckDiskRequest
+	(*CheckDiskResponse)(nil),     // 43: kvd.v1.CheckDiskResponse
+	(*ShardRevisionRequest)(nil),  // 44: kvd.v1.ShardRevisionRequest
+	(*ShardRevisionResponse)(nil), // 45: kvd.v1.ShardRevisionResponse
+	(*DigestRequest)(nil),         // 46: kvd.v1.DigestRequest
+	(*DigestResponse)(nil),        // 47: kvd.v1.DigestResponse
 }
 var file_kvdpb_kvd_proto_depIdxs = []int32{
 	5,  // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
 	6,  // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
 	4,  // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
-	29, // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
+	31, // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
 	4,  // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
-	29, // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
+	31, // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
 	1,  // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
 	8,  // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
 	7,  // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
 	2,  // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	29, // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
+	31, // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
 	9,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
 	10, // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
 	1,  // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
@@ -3820,58 +3946,62 @@ var file_kvdpb_kvd_proto_depIdxs = []int32{
 	2,  // 34: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
 	1,  // 35: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
 	2,  // 36: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 37: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
-	2,  // 38: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
-	9,  // 39: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
-	0,  // 40: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
-	31, // 41: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
-	32, // 42: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
-	33, // 43: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
-	1,  // 44: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
-	2,  // 45: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
-	30, // 46: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
-	36, // 47: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
-	1,  // 48: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
-	2,  // 49: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
-	39, // 50: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
-	1,  // 51: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
-	1,  // 52: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
-	2,  // 53: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 54: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
-	2,  // 55: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
-	11, // 56: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
-	13, // 57: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
-	15, // 58: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
-	17, // 59: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
-	19, // 60: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
-	21, // 61: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
-	23, // 62: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
-	25, // 63: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
-	27, // 64: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
-	34, // 65: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
-	37, // 66: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
-	40, // 67: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
-	42, // 68: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
-	44, // 69: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
-	12, // 70: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
-	14, // 71: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
-	16, // 72: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
-	18, // 73: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
-	20, // 74: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
-	22, // 75: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
-	24, // 76: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
-	26, // 77: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
-	28, // 78: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
-	35, // 79: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
-	38, // 80: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
-	41, // 81: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
-	43, // 82: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
-	45, // 83: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
-	70, // [70:84] is the sub-list for method output_type
-	56, // [56:70] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	1,  // 37: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
+	2,  // 38: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 39: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
+	2,  // 40: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
+	9,  // 41: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
+	0,  // 42: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
+	33, // 43: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
+	34, // 44: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
+	35, // 45: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
+	1,  // 46: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
+	2,  // 47: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
+	32, // 48: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
+	38, // 49: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
+	1,  // 50: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
+	2,  // 51: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
+	41, // 52: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
+	1,  // 53: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
+	1,  // 54: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
+	2,  // 55: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 56: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
+	2,  // 57: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
+	11, // 58: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
+	13, // 59: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
+	15, // 60: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
+	17, // 61: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
+	19, // 62: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
+	21, // 63: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
+	23, // 64: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
+	25, // 65: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
+	27, // 66: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
+	29, // 67: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
+	36, // 68: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
+	39, // 69: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
+	42, // 70: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
+	44, // 71: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
+	46, // 72: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
+	12, // 73: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
+	14, // 74: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
+	16, // 75: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
+	18, // 76: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
+	20, // 77: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
+	22, // 78: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
+	24, // 79: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
+	26, // 80: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
+	28, // 81: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
+	30, // 82: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
+	37, // 83: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
+	40, // 84: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
+	43, // 85: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
+	45, // 86: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
+	47, // 87: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
+	73, // [73:88] is the sub-list for method output_type
+	58, // [58:73] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -3885,14 +4015,14 @@ func file_kvdpb_kvd_proto_init() {
 		(*WriteOp_Put)(nil),
 		(*WriteOp_Delete)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[40].OneofWrappers = []any{}
+	file_kvdpb_kvd_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_kvd_proto_rawDesc), len(file_kvdpb_kvd_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   45,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

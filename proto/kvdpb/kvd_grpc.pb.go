@@ -32,6 +32,7 @@ const (
 	KV_Range_FullMethodName       = "/kvd.v1.KV/Range"
 	KV_Hold_FullMethodName        = "/kvd.v1.KV/Hold"
 	KV_Confirm_FullMethodName     = "/kvd.v1.KV/Confirm"
+	KV_Compact_FullMethodName     = "/kvd.v1.KV/Compact"
 	KV_Settle_FullMethodName      = "/kvd.v1.KV/Settle"
 )
 
@@ -60,6 +61,9 @@ type KVClient interface {
 	// all of one instant: it is asked of each of them, once all have begun to
 	// answer the reads.
 	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
+	// Compact drops the history of a shard that lies below a revision: what was
+	// there before cannot be read any more.
+	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error)
 	// Settle learns the outcome of a write whose answer was lost, or makes it
 	// void for ever.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
@@ -165,6 +169,16 @@ func (c *kVClient) Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *kVClient) Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompactResponse)
+	err := c.cc.Invoke(ctx, KV_Compact_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *kVClient) Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SettleResponse)
@@ -200,6 +214,9 @@ type KVServer interface {
 	// all of one instant: it is asked of each of them, once all have begun to
 	// answer the reads.
 	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
+	// Compact drops the history of a shard that lies below a revision: what was
+	// there before cannot be read any more.
+	Compact(context.Context, *CompactRequest) (*CompactResponse, error)
 	// Settle learns the outcome of a write whose answer was lost, or makes it
 	// void for ever.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
@@ -236,6 +253,9 @@ func (UnimplementedKVServer) Hold(context.Context, *HoldRequest) (*HoldResponse,
 }
 func (UnimplementedKVServer) Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
+}
+func (UnimplementedKVServer) Compact(context.Context, *CompactRequest) (*CompactResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Compact not implemented")
 }
 func (UnimplementedKVServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
@@ -387,6 +407,24 @@ func _KV_Confirm_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KV_Compact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompactRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).Compact(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_Compact_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).Compact(ctx, req.(*CompactRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _KV_Settle_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SettleRequest)
 	if err := dec(in); err != nil {
@@ -435,6 +473,10 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Confirm",
 			Handler:    _KV_Confirm_Handler,
+		},
+		{
+			MethodName: "Compact",
+			Handler:    _KV_Compact_Handler,
 		},
 		{
 			MethodName: "Settle",

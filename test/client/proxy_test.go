@@ -246,6 +246,10 @@ func (f *forwarder) Hold(ctx context.Context, req *kvdpb.HoldRequest) (*kvdpb.Ho
 	return pass(f, ctx, req, kvdpb.KVClient.Hold)
 }
 
+func (f *forwarder) Compact(ctx context.Context, req *kvdpb.CompactRequest) (*kvdpb.CompactResponse, error) {
+	return pass(f, ctx, req, kvdpb.KVClient.Compact)
+}
+
 func (f *forwarder) Confirm(ctx context.Context, req *kvdpb.ConfirmRequest) (*kvdpb.ConfirmResponse, error) {
 	return pass(f, ctx, req, kvdpb.KVClient.Confirm)
 }

@@ -312,6 +312,31 @@ func testRevision(t *testing.T, k *kvctl, _ *cluster.Cluster) {
 	k.run(t, "get", "rev/k", "--revision", "1").want(t, statusNothingThere)
 }
 
+// TestKvctlCompact has a cluster of its own: it drops the history of all keys.
+func TestKvctlCompact(t *testing.T) {
+	t.Parallel()
+	c := cluster.Start(t, cluster.Options{Nodes: 1, Shards: 2})
+	k := newKvctl(t, c.Endpoints()...)
+	first := fmt.Sprint(k.json(t, "put", "k", "1")["revision"])
+	second := fmt.Sprint(k.json(t, "put", "k", "2")["revision"])
+	k.ok(t, "compact", "--keep", "1h")
+	same(t, "value then", k.ok(t, "get", "k", "--revision", first), "1")
+	same(t, "as of now", k.ok(t, "get", "k", "--as-of", "0s"), "2")
+	k.run(t, "get", "k", "--as-of", "1h").want(t, statusNothingThere)
+	same(t, "oldest", fmt.Sprint(wantFields(t, k.json(t, "compact", second), "oldest_revision:number")["oldest_revision"]), second)
+	k.run(t, "get", "k", "--revision", first).want(t, statusFailed, second)
+	k.ok(t, "put", "k", "3")
+	k.ok(t, "compact")
+	k.run(t, "get", "k", "--revision", second).want(t, statusFailed, "compacted")
+	same(t, "value now", k.ok(t, "get", "k"), "3")
+	for _, args := range [][]string{{"0"}, {"x"}, {"1", "2"}, {"--keep", "-1s"}, {"--keep", "1s", "5"}} {
+		k.run(t, append([]string{"compact"}, args...)...).want(t, statusUsage)
+	}
+	for _, args := range [][]string{{"--as-of", "-1s"}, {"--as-of", "1s", "--revision", "5"}, {"--as-of", "x"}} {
+		k.run(t, append([]string{"get", "k"}, args...)...).want(t, statusUsage)
+	}
+}
+
 func testTables(t *testing.T, k *kvctl, _ *cluster.Cluster) {
 	k.ok(t, "put", "table/k", "v\tw\n")
 	for _, args := range [][]string{
