@@ -84,9 +84,33 @@ func (r *fileReader) at(key []byte, rev uint64) (record, bool, error) {
 		return rec, ok && rec.mod <= rev, err
 	}
 	// The version that was alive at rev was superseded after it, so it is in
-	// rev's segment or a later one; the later the segment, the newer what it
-	// holds of a key.
-	segments, err := r.histFrom(segmentOf(rev))
+	// rev's segment or a later one.
+	return r.superseded(key, rev, segmentOf(rev))
+}
+
+// visible is at without saying whether there is one: none has a version of 0.
+func (r *fileReader) visible(key []byte, rev uint64) (record, error) {
+	rec, ok, err := r.at(key, rev)
+	if !ok {
+		return record{}, err
+	}
+	return rec, err
+}
+
+// newest is at for those who want to know of tombstones as well, which stay where
+// they were written. Without a mod revision there is neither.
+func (r *fileReader) newest(key []byte, rev uint64) (record, error) {
+	rec, ok, err := r.at(key, rev)
+	if err == nil && !ok && rec.mod == 0 {
+		rec, _, err = r.superseded(key, min(rev, r.revision), 0)
+	}
+	return rec, err
+}
+
+// superseded returns the newest version at or below a revision that is in `hist`, in
+// a segment from first on. The later the segment, the newer what it holds of a key.
+func (r *fileReader) superseded(key []byte, rev, first uint64) (rec record, ok bool, err error) {
+	segments, err := r.histFrom(first)
 	if err != nil {
 		return record{}, false, err
 	}

@@ -271,6 +271,7 @@ func (w *writer) checkReads(t testing.TB, s *Store, rng *rand.Rand, n int) {
 		}
 		w.checkRange(t, s, rng, at)
 		w.checkChanged(t, s, rng, or(at, m.revision))
+		w.checkHistory(t, s, key, at)
 	}
 	if m.keepSince > 1 {
 		if _, _, err := s.Get([]byte("a"), m.keepSince-1); !isCompacted(err, m.keepSince) {
@@ -289,6 +290,33 @@ func or(a, b uint64) uint64 {
 func isCompacted(err error, oldest uint64) bool {
 	var c *CompactedError
 	return errors.As(err, &c) && c.Oldest == oldest
+}
+
+// checkHistory goes back through all versions of a key. A tombstone that nobody can
+// read below may be gone.
+func (w *writer) checkHistory(t testing.TB, s *Store, key []byte, from uint64) {
+	t.Helper()
+	var want []modelVersion
+	all, below := w.model.keys[string(key)], or(from, latest)
+	for i := len(all) - 1; i >= 0 && below >= w.model.keepSince; i-- {
+		if all[i].ModRevision <= below {
+			want = append(want, all[i])
+			below = all[i].ModRevision - 1
+		}
+	}
+	got, err := s.History(key, from, len(all)+1)
+	if n := len(got); n == len(want)-1 && want[n].deleted && want[n].ModRevision < w.model.keepSince {
+		want = want[:n]
+	}
+	same := slices.EqualFunc(got, want, func(g KeyVersion, w modelVersion) bool {
+		return g.Deleted == w.deleted && g.ModRevision == w.ModRevision && (w.deleted || sameVersion(g.Version, w.Version))
+	})
+	if err != nil || !same {
+		t.Fatalf("History(%x, %d) = %+v, %v; want %+v", key, from, got, err, want)
+	}
+	if few, err := s.History(key, from, 1); err != nil || len(few) != min(1, len(got)) {
+		t.Fatalf("History(%x, %d) of one: %+v, %v", key, from, few, err)
+	}
 }
 
 // checkChanged asks about a key, and about all between two.

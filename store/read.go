@@ -24,38 +24,77 @@ func (s *Store) Get(key []byte, at uint64) (Version, bool, error) {
 	if at == 0 {
 		at = latest
 	}
+	rec, err := s.record(key, at, (*fileReader).visible)
+	if err != nil || rec.tombstone() {
+		return Version{}, false, err
+	}
+	return rec.version(key), true, nil
+}
+
+// record returns the version of key at a revision, or a tombstone; without a mod
+// revision if there is neither. It stays valid. inFile looks where memory has none.
+func (s *Store) record(key []byte, at uint64, inFile func(*fileReader, []byte, uint64) (record, error)) (record, error) {
 	hash := maphash.Bytes(s.seed, key)
 	for {
 		if s.failure.Load() != nil {
-			return Version{}, false, s.Err()
+			return record{}, s.Err()
 		}
 		// The state is loaded before the view, and the view before the file:
 		// so whatever the state tells of is in one of the two.
 		state := s.published.Load()
 		if at < state.KeepSince {
-			return Version{}, false, &CompactedError{Oldest: state.KeepSince}
+			return record{}, &CompactedError{Oldest: state.KeepSince}
 		}
 		view := s.view.Load()
 		if v := view.find(key, hash, at, state.AppliedIndex); v != nil {
-			if v.tombstone() {
-				return Version{}, false, nil
-			}
-			return v.version(key), true, nil
+			return v.record, nil
 		}
-		rec, ok, err := s.fromFile(view.file, key, at)
+		rec, err := s.fromFile(view.file, key, at, inFile)
 		switch {
 		case errors.Is(err, errRetired):
 			if err := s.usable(); err != nil {
-				return Version{}, false, err
+				return record{}, err
 			}
 			continue
 		case errors.Is(err, ErrCompacted):
-			return Version{}, false, err
+			return record{}, err
 		case err != nil:
-			return Version{}, false, s.fail(err)
+			return record{}, s.fail(err)
 		}
-		return rec.version(key), ok, nil
+		return rec, nil
 	}
+}
+
+// KeyVersion is a version of a key, or that it was deleted.
+type KeyVersion struct {
+	Version
+	Deleted bool // at ModRevision; the rest is empty
+}
+
+// History returns the versions of key from the newest at or below a revision (0:
+// now) back to the oldest that can be read, at most limit, newest first. There are
+// more if their number is limit.
+func (s *Store) History(key []byte, below uint64, limit int) ([]KeyVersion, error) {
+	if below == 0 {
+		below = latest
+	}
+	var all []KeyVersion
+	for len(all) < limit {
+		rec, err := s.record(key, below, (*fileReader).newest)
+		if errors.Is(err, ErrCompacted) && len(all) > 0 {
+			return all, nil
+		}
+		if err != nil || rec.mod == 0 {
+			return all, err
+		}
+		v := KeyVersion{Version: Version{Key: key, ModRevision: rec.mod}, Deleted: true}
+		if !rec.tombstone() {
+			v = KeyVersion{Version: rec.version(key)}
+		}
+		all = append(all, v)
+		below = rec.mod - 1
+	}
+	return all, nil
 }
 
 // find returns the version of key that memory has for a reader.
@@ -73,20 +112,19 @@ func (v *view) find(key []byte, hash uint64, at, index uint64) *version {
 	return nil
 }
 
-// fromFile reads one key from f; the value is a copy.
-func (s *Store) fromFile(f *file, key []byte, at uint64) (rec record, ok bool, err error) {
+// fromFile is record from f; the value is a copy.
+func (s *Store) fromFile(f *file, key []byte, at uint64, inFile func(*fileReader, []byte, uint64) (record, error)) (rec record, err error) {
 	r, err := f.acquire()
 	if err != nil {
-		return record{}, false, err
+		return record{}, err
 	}
 	defer f.release(r)
 	defer recoverFault(&err, debug.SetPanicOnFault(true))
-	rec, ok, err = r.at(key, at)
-	if err != nil || !ok {
-		return record{}, false, err
+	if rec, err = inFile(r, key, at); err != nil {
+		return record{}, err
 	}
 	rec.value = append([]byte{}, rec.value...)
-	return rec, true, nil
+	return rec, nil
 }
 
 // RangeOptions selects the keys of [Start, End). An empty End is the end of
