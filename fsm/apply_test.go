@@ -370,7 +370,7 @@ func TestConfigurationReachesTheStore(t *testing.T) {
 	}
 	m.checkpoint()
 	m.reopen()
-	list, err := NewSnapshotStore(m.store, nil).List()
+	list, err := NewSnapshotStore(ctx, m.store, nil).List()
 	if err != nil || len(list) != 1 {
 		t.Fatalf("List = %v, %v", list, err)
 	}

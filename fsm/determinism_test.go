@@ -79,7 +79,7 @@ func (r *replica) open(t *testing.T) {
 	}
 	r.store = st
 	r.fsm = New(Config{Store: st, Logger: logger, OnFailure: func(err error) { t.Errorf("replica stops: %v", err) }})
-	r.snapshots = NewSnapshotStore(st, logger)
+	r.snapshots = NewSnapshotStore(ctx, st, logger)
 }
 
 func (r *replica) feed(t *testing.T, logs []*raft.Log) {

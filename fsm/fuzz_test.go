@@ -81,7 +81,7 @@ func FuzzConfiguration(f *testing.F) {
 func FuzzSnapshotID(f *testing.F) {
 	m := newMachine(f)
 	m.checkpoint()
-	snapshots := NewSnapshotStore(m.store, slog.New(slog.DiscardHandler))
+	snapshots := NewSnapshotStore(ctx, m.store, slog.New(slog.DiscardHandler))
 	f.Add(snapshotID(1, 1))
 	f.Add("checkpoint-2-1")
 	f.Add("received-1-checkpoint-1-1")

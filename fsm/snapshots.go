@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 //
 // Raft must run with NoSnapshotRestoreOnStart: the store is restored already.
 type SnapshotStore struct {
+	ctx    context.Context //nolint:containedctx // of the replica: raft passes none to a sink
 	store  *store.Store
 	logger *slog.Logger
 
@@ -30,12 +32,14 @@ type SnapshotStore struct {
 var _ raft.SnapshotStore = (*SnapshotStore)(nil)
 
 // NewSnapshotStore returns the snapshot store over st, to be closed after raft
-// has shut down. The FSM that raft runs must be over the same st.
-func NewSnapshotStore(st *store.Store, logger *slog.Logger) *SnapshotStore {
+// has shut down. The FSM that raft runs must be over the same st. The end of ctx
+// ends the check of a snapshot that has arrived: raft, which waits for it, can
+// then shut down.
+func NewSnapshotStore(ctx context.Context, st *store.Store, logger *slog.Logger) *SnapshotStore {
 	if logger == nil {
 		logger = slog.Default()
 	}
-	return &SnapshotStore{store: st, logger: logger}
+	return &SnapshotStore{ctx: ctx, store: st, logger: logger}
 }
 
 // Close drops a snapshot that was received but never put in place.
@@ -197,7 +201,7 @@ func (s *sink) Close() error {
 	}
 	install := s.install
 	s.install = nil
-	if err := install.Finish(); err != nil {
+	if err := install.Finish(s.store.ctx); err != nil {
 		install.Abort()
 		return fmt.Errorf("receive snapshot %d: %w", s.meta.Index, err)
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/shard/transport"
@@ -65,5 +68,33 @@ func TestNodeKnowsItsPeersFromTheStart(t *testing.T) {
 	err := c.nodes["n1"].verify(transport.Peer{Node: "n2", Incarnation: 2})
 	if !errors.Is(err, ErrForeignDir) {
 		t.Fatalf("a peer that has lost its disk: %v, want ErrForeignDir", err)
+	}
+}
+
+// TestClosingReplicaChecksNoSnapshot: raft checks a snapshot that has arrived
+// before it does anything else, so a replica that closes would wait for that.
+func TestClosingReplicaChecksNoSnapshot(t *testing.T) {
+	c := newCluster(t, tcp{t}, "n1")
+	c.start()
+	c.put(1, c.keyOf(1, 0), []byte("v"))
+	r := c.leader(1)
+	if err := r.Store().Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	meta, stream, err := r.Store().OpenSnapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	sink, err := r.snapshots.Create(raft.SnapshotVersionMax, meta.Index, meta.Term, raft.Configuration{}, 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(sink, stream); err != nil {
+		t.Fatal(err)
+	}
+	r.retire(ErrStopping)
+	if err := sink.Close(); !errors.Is(err, context.Canceled) {
+		t.Errorf("a snapshot that arrived at a closing replica: %v", err)
 	}
 }

@@ -92,7 +92,14 @@ func openReplica(cfg replicaConfig) (_ *Replica, err error) {
 		dead:            make(chan struct{}),
 	}
 	r.cfg.onFailure = func(err error) { cfg.onFailure(fmt.Errorf("shard %d: %w", cfg.shard, err)) }
-	if err := r.openFiles(); err != nil {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
+	r.stop = cancel
+	if err := r.openFiles(ctx); err != nil {
 		return nil, err
 	}
 	r.staleness = &staleness{store: r.store}
@@ -103,8 +110,6 @@ func openReplica(cfg replicaConfig) (_ *Replica, err error) {
 		return nil, errors.Join(err, r.closeFiles())
 	}
 	r.engine.Store(e)
-	ctx, cancel := context.WithCancel(context.Background())
-	r.stop = cancel
 	for _, run := range []func(context.Context){r.govern, r.proposer.run, r.reader.run, r.trim} {
 		r.background.Go(func() { run(ctx) })
 	}
@@ -117,7 +122,7 @@ func storePath(dir string, shard uint32) string {
 	return filepath.Join(dir, fmt.Sprintf("shard-%d", shard), "data.db")
 }
 
-func (r *Replica) openFiles() (err error) {
+func (r *Replica) openFiles(ctx context.Context) (err error) {
 	path := storePath(r.cfg.dir, r.id)
 	if err := r.cfg.fs.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make directory of shard %d: %w", r.id, err)
@@ -156,7 +161,7 @@ func (r *Replica) openFiles() (err error) {
 		DedupeRecords: r.cfg.retention.DedupeRecords,
 		Metrics:       r.cfg.metrics.fsm,
 	})
-	r.snapshots = fsm.NewSnapshotStore(r.store, r.logger)
+	r.snapshots = fsm.NewSnapshotStore(ctx, r.store, r.logger)
 	return nil
 }
 

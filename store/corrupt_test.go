@@ -418,7 +418,7 @@ func TestFullDiskInstall(t *testing.T) {
 	if _, err := i.Write(make([]byte, 1<<16)); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("write: %v", err)
 	}
-	if err := i.Finish(); err == nil {
+	if err := i.Finish(context.Background()); err == nil {
 		t.Error("finished")
 	}
 	if err := s.Err(); err != nil {

@@ -180,7 +180,7 @@ func (c *crashStore) installFrom(source *crashStore) error {
 	if _, err := io.Copy(i, stream); err != nil {
 		return err
 	}
-	if err := i.Finish(); err != nil {
+	if err := i.Finish(context.Background()); err != nil {
 		return err
 	}
 	if err := c.Install(i); err != nil {

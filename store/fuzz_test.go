@@ -200,7 +200,7 @@ func FuzzInstall(f *testing.F) {
 		if _, err := i.Write(bad); err != nil {
 			t.Fatal(err)
 		}
-		if err := i.Finish(); err != nil {
+		if err := i.Finish(context.Background()); err != nil {
 			i.Abort()
 			if s.Err() != nil {
 				t.Fatalf("a stream that was refused made the store fail: %v", s.Err())

@@ -48,8 +48,9 @@ func (i *Install) Write(p []byte) (int, error) {
 }
 
 // Finish makes the file durable and checks that it is a whole data file. The
-// install is aborted if it is not.
-func (i *Install) Finish() error {
+// install is aborted if it is not, or if ctx ends meanwhile: the check reads
+// every page, which takes as long as the file is large.
+func (i *Install) Finish(ctx context.Context) error {
 	if i.file == nil {
 		return ErrAborted
 	}
@@ -59,7 +60,7 @@ func (i *Install) Finish() error {
 	i.file = nil
 	i.store.config.step("install:synced")
 	if err == nil {
-		i.meta, err = i.store.inspect(i.path)
+		i.meta, err = i.store.inspect(ctx, i.path)
 	}
 	if err != nil {
 		i.remove()
@@ -104,14 +105,14 @@ func (i *Install) settled() {
 
 // inspect opens the data file at path, walks all its pages, closes it, and returns
 // what it is.
-func (s *Store) inspect(path string) (meta SnapshotMeta, err error) {
+func (s *Store) inspect(ctx context.Context, path string) (meta SnapshotMeta, err error) {
 	f, err := openFile(path, s.fileOptions(), false)
 	if err != nil {
 		return meta, err
 	}
 	err = guard(func() error {
 		// Not what a restart could afford, but little beside the transfer.
-		if err := checkPages(context.Background(), f.handle); err != nil {
+		if err := checkPages(ctx, f.handle); err != nil {
 			return fmt.Errorf("structure: %w", err)
 		}
 		tx, err := f.begin()
