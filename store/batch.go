@@ -263,7 +263,7 @@ func (b *Batch) Keys(start, end []byte, limit int) (keys [][]byte, more bool, er
 		return m.err
 	})
 	if err != nil {
-		b.err = b.store.fail(err)
+		b.err = b.store.fail(fmt.Errorf("scan shard %d: %w", b.store.config.Shard, err))
 		return nil, false, b.err
 	}
 	return keys, more, nil

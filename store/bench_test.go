@@ -88,6 +88,31 @@ func BenchmarkGet(b *testing.B) {
 	}
 }
 
+// BenchmarkRange counts all keys of a file, live or as of an earlier revision,
+// and gives the time per key: that of going through them and no more.
+func BenchmarkRange(b *testing.B) {
+	s := mustOpen(b, benchConfig(b))
+	defer s.Close()
+	load(b, s, 0, benchKeys, 100, func() {})
+	past := s.Revision()
+	load(b, s, 0, benchKeys, 100, func() {})
+	mustCheckpoint(b, s)
+	for name, o := range map[string]RangeOptions{
+		"live":    {CountOnly: true},
+		"reverse": {CountOnly: true, Reverse: true},
+		"past":    {CountOnly: true, At: past},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for range b.N {
+				if p, err := s.Range(b.Context(), o); err != nil || p.Count != benchKeys {
+					b.Fatal(p.Count, err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/benchKeys, "ns/key")
+		})
+	}
+}
+
 // BenchmarkCheckpoint writes memtables of 20,000 random keys into files of as
 // many keys, and of ten times as many.
 func BenchmarkCheckpoint(b *testing.B) {

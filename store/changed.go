@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Changed tells whether anything that was committed before the call has written,
@@ -54,9 +55,15 @@ func (r *fileReader) changed(ctx context.Context, above uint64, in func(key []by
 		return false, nil
 	}
 	chg := r.tx.Bucket(chgBucket)
-	names := chg.Cursor()
-	for name, _ := names.Seek(segmentName(segmentOf(above + 1))); name != nil; name, _ = names.Next() {
-		cursor := newChangeCursor(chg.Bucket(name))
+	names := scan{cursor: chg.Cursor(), span: span{start: segmentName(segmentOf(above + 1))}}
+	for {
+		if err := names.next(); err != nil {
+			return false, fmt.Errorf("chg: %w", err)
+		}
+		if names.k == nil {
+			return false, nil
+		}
+		cursor := newChangeCursor(chg.Bucket(names.k))
 		c, ok, err := cursor.seek(above+1, nil)
 		for steps := 0; ok && err == nil; steps++ {
 			if steps%ctxEvery == 0 && ctx.Err() != nil {
@@ -71,5 +78,4 @@ func (r *fileReader) changed(ctx context.Context, above uint64, in func(key []by
 			return false, err
 		}
 	}
-	return false, nil
 }

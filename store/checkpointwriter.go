@@ -55,10 +55,10 @@ func newCheckpointWriter(tx *bbolt.Tx, f *frozen) (*checkpointWriter, error) {
 	w.seek = w.cur.Cursor()
 	w.cur.FillPercent = curFill
 	w.hist = histWriter{
-		segments:  segments{parent: tx.Bucket(histBucket), fill: histFill},
+		segments:  segments{name: "hist", parent: tx.Bucket(histBucket), fill: histFill},
 		keepSince: f.state.KeepSince, arena: &w.arena,
 	}
-	w.chg = changeWriter{segments: segments{parent: tx.Bucket(chgBucket), fill: chgFill}, arena: &w.arena}
+	w.chg = changeWriter{segments: segments{name: "chg", parent: tx.Bucket(chgBucket), fill: chgFill}, arena: &w.arena}
 	durable, err := readState(tx.Bucket(metaBucket))
 	if err != nil {
 		return nil, err
@@ -196,6 +196,7 @@ func (w *checkpointWriter) compact() error {
 // segments are the buckets of `hist` or `chg`; most writes go to the one that
 // was used last.
 type segments struct {
+	name   string
 	parent *bbolt.Bucket
 	fill   float64
 	id     uint64
@@ -225,6 +226,9 @@ func (s *segments) dropBelow(keepSince uint64) error {
 		}
 		if !segmentBelow(id, keepSince) {
 			break
+		}
+		if n := len(old); n > 0 && bytes.Compare(old[n-1], k) >= 0 {
+			return fmt.Errorf("%s: %w", s.name, outOfOrder(k, old[n-1]))
 		}
 		old = append(old, append([]byte(nil), k...))
 	}

@@ -14,7 +14,7 @@
 //   - record.go, block.go, histblock.go, chgblock.go, state.go: what stands in
 //     the file, to the byte.
 //   - checkpoint.go, checkpointwriter.go, chgwriter.go: from memory to the file.
-//   - read.go, filereader.go, merge.go: reads at a revision from both.
+//   - read.go, filereader.go, merge.go, scan.go: reads at a revision from both.
 //   - file.go: bbolt's handle, the pool of read transactions, damaged files.
 //   - snapshot.go, install.go, rewrite.go: files that move and are replaced.
 //   - check.go, checkblocks.go: what must hold of a file, as code.

@@ -139,6 +139,9 @@ func (r *fileReader) histFrom(first uint64) ([]histSegment, error) {
 			if err != nil {
 				return err
 			}
+			if n := len(r.segments); n > 0 && id <= r.segments[n-1].id {
+				return fmt.Errorf("hist: %w: segment %d after %d", ErrCorrupt, id, r.segments[n-1].id)
+			}
 			b := hist.Bucket(name)
 			r.segments = append(r.segments, histSegment{id: id, bucket: b, cursor: b.Cursor()})
 			return nil

@@ -2,9 +2,8 @@ package store
 
 import (
 	"bytes"
+	"fmt"
 	"math"
-
-	"go.etcd.io/bbolt"
 )
 
 // latest is the revision to read at for whatever is newest.
@@ -68,12 +67,12 @@ func newMerge(v *view, r *fileReader, sp span, at, index uint64) *merge {
 	if v.frozen != nil {
 		m.add(newMemLayer(v.frozen, sp, at, index))
 	}
-	m.add(&curLayer{cursor: r.cur, span: sp, at: at})
+	m.add(&curLayer{scan: scan{cursor: r.cur, span: sp}, at: at})
 	if at < r.revision {
 		segments, err := r.histFrom(segmentOf(at))
 		m.err = err
 		for i := len(segments) - 1; i >= 0; i-- {
-			m.add(&histLayer{cursor: segments[i].bucket.Cursor(), span: sp, at: at})
+			m.add(newHistLayer(segments[i], sp, at))
 		}
 	}
 	return m
@@ -192,37 +191,15 @@ func (l *memLayer) find() (finding, error) {
 
 // curLayer is the bucket of live keys.
 type curLayer struct {
-	cursor *bbolt.Cursor
-	span   span
-	at     uint64
-	begun  bool
-	k, v   []byte
+	scan
+	at uint64
 }
 
 func (l *curLayer) next() (bool, error) {
-	l.k, l.v = step(l.cursor, l.span.reverse, l.begun, l.span.start, l.span.end)
-	l.begun = true
+	if err := l.scan.next(); err != nil {
+		return false, fmt.Errorf("cur: %w", err)
+	}
 	return l.k != nil, nil
-}
-
-// step moves a cursor to where a span begins, and from then on by one.
-func step(c *bbolt.Cursor, reverse, begun bool, start, end []byte) (k, v []byte) {
-	switch {
-	case !reverse && begun:
-		return c.Next()
-	case !reverse && len(start) == 0:
-		return c.First()
-	case !reverse:
-		return c.Seek(start)
-	case begun:
-		return c.Prev()
-	case len(end) == 0:
-		return c.Last()
-	}
-	if k, _ := c.Seek(end); k == nil {
-		return c.Last()
-	}
-	return c.Prev()
 }
 
 func (l *curLayer) key() []byte { return l.k }
@@ -238,28 +215,30 @@ func (l *curLayer) find() (finding, error) {
 // histLayer is a segment of superseded versions. It stands one block ahead of
 // the key that it has gathered.
 type histLayer struct {
-	cursor  *bbolt.Cursor
-	span    span
+	scan    // of the blocks: at the block ahead
+	segment uint64
 	at      uint64
-	begun   bool
-	k, v    []byte // the block ahead
 	escaped []byte // the current key as it stands in the file
 	plain   []byte // the current key
 	bestK   []byte // its block with the newest version at or below at, if any
 	bestV   []byte
 }
 
+func newHistLayer(s histSegment, sp span, at uint64) *histLayer {
+	if len(sp.start) > 0 {
+		sp.start = appendEscaped(nil, sp.start)
+	}
+	if len(sp.end) > 0 {
+		sp.end = appendEscaped(nil, sp.end)
+	}
+	return &histLayer{scan: scan{cursor: s.bucket.Cursor(), span: sp}, segment: s.id, at: at}
+}
+
 func (l *histLayer) next() (bool, error) {
 	if !l.begun {
-		start, end := l.span.start, l.span.end
-		if len(start) > 0 {
-			start = appendEscaped(nil, start)
+		if err := l.ahead(); err != nil {
+			return false, err
 		}
-		if len(end) > 0 {
-			end = appendEscaped(nil, end)
-		}
-		l.k, l.v = step(l.cursor, l.span.reverse, false, start, end)
-		l.begun = true
 	}
 	if l.k == nil {
 		return false, nil
@@ -278,7 +257,9 @@ func (l *histLayer) next() (bool, error) {
 		if oldest <= l.at && (l.bestK == nil || l.span.reverse) {
 			l.bestK, l.bestV = l.k, l.v
 		}
-		l.k, l.v = step(l.cursor, l.span.reverse, true, nil, nil)
+		if err := l.ahead(); err != nil {
+			return false, err
+		}
 		if l.k == nil {
 			return true, nil
 		}
@@ -289,6 +270,14 @@ func (l *histLayer) next() (bool, error) {
 			return true, nil
 		}
 	}
+}
+
+// ahead moves on by one block.
+func (l *histLayer) ahead() error {
+	if err := l.scan.next(); err != nil {
+		return fmt.Errorf("hist/%d: %w", l.segment, err)
+	}
+	return nil
 }
 
 func (l *histLayer) key() []byte { return l.plain }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"runtime/debug"
 )
@@ -59,7 +60,7 @@ func (s *Store) record(key []byte, at uint64, inFile func(*fileReader, []byte, u
 		case errors.Is(err, ErrCompacted):
 			return record{}, err
 		case err != nil:
-			return record{}, s.fail(err)
+			return record{}, s.fail(fmt.Errorf("read shard %d: %w", s.config.Shard, err))
 		}
 		return rec, nil
 	}
@@ -203,7 +204,7 @@ func (s *Store) Range(ctx context.Context, o RangeOptions) (Page, error) {
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			return Page{}, err
 		}
-		return Page{}, s.fail(err)
+		return Page{}, s.fail(fmt.Errorf("scan shard %d: %w", s.config.Shard, err))
 	}
 }
 

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 
 	"go.etcd.io/bbolt"
 )
@@ -165,7 +167,13 @@ func (c *copier) bucket(path [][]byte, src *bbolt.Bucket) error {
 	if err != nil {
 		return err
 	}
+	var last []byte
 	return src.ForEach(func(k, v []byte) error {
+		if last != nil && bytes.Compare(last, k) >= 0 {
+			// That is no matter of the copy: what is damaged is what is read.
+			return c.store.fail(fmt.Errorf("rewrite shard %d: %s: %w", c.store.config.Shard, bucketName(path), outOfOrder(k, last)))
+		}
+		last = k
 		if v == nil {
 			err := c.bucket(append(path[:len(path):len(path)], k), src.Bucket(k))
 			if err == nil {
@@ -181,6 +189,17 @@ func (c *copier) bucket(path [][]byte, src *bbolt.Bucket) error {
 		c.bytes += len(k) + len(v)
 		return dst.Put(k, v)
 	})
+}
+
+// bucketName tells people which bucket it is.
+func bucketName(path [][]byte) string {
+	name := string(path[0])
+	for _, segment := range path[1:] {
+		if id, err := segmentID(segment); err == nil {
+			name += "/" + strconv.FormatUint(id, 10)
+		}
+	}
+	return name
 }
 
 func (c *copier) open(path [][]byte) (*bbolt.Bucket, error) {
