@@ -17,6 +17,8 @@ const (
 	getsAtOnce = 256
 )
 
+var errNoOwner = &explainedError{kind: ErrUnavailable, message: "no shard owns the key: try again"}
+
 // GetManyResult is what a GetMany found, and how fresh it is.
 type GetManyResult struct {
 	KVs map[string]KeyValue // of the keys that there are
@@ -65,7 +67,7 @@ func (c *Client) getMany(ctx context.Context, keys []string, o getOptions) (res 
 	for _, key := range keys {
 		sh := t.bySlot[slot.Of([]byte(key))]
 		if sh == nil {
-			return res, &explainedError{kind: ErrUnavailable, message: "no shard owns the key: try again"}
+			return res, errNoOwner
 		}
 		of[sh] = append(of[sh], []byte(key))
 	}

@@ -304,18 +304,19 @@ func (w *writer) checkHistory(t testing.TB, s *Store, key []byte, from uint64) {
 			below = all[i].ModRevision - 1
 		}
 	}
-	got, err := s.History(key, from, len(all)+1)
+	got, more, err := s.History(key, from, len(all)+1, 1<<30)
 	if n := len(got); n == len(want)-1 && want[n].deleted && want[n].ModRevision < w.model.keepSince {
 		want = want[:n]
 	}
 	same := slices.EqualFunc(got, want, func(g KeyVersion, w modelVersion) bool {
 		return g.Deleted == w.deleted && g.ModRevision == w.ModRevision && (w.deleted || sameVersion(g.Version, w.Version))
 	})
-	if err != nil || !same {
-		t.Fatalf("History(%x, %d) = %+v, %v; want %+v", key, from, got, err, want)
+	if err != nil || more || !same {
+		t.Fatalf("History(%x, %d) = %+v, %v, %v; want %+v", key, from, got, more, err, want)
 	}
-	if few, err := s.History(key, from, 1); err != nil || len(few) != min(1, len(got)) {
-		t.Fatalf("History(%x, %d) of one: %+v, %v", key, from, few, err)
+	few, more, err := s.History(key, from, 1, 1<<30)
+	if err != nil || len(few) != min(1, len(got)) || more != (len(few) == 1) {
+		t.Fatalf("History(%x, %d) of one: %+v, %v, %v", key, from, few, more, err)
 	}
 }
 

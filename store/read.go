@@ -73,29 +73,29 @@ type KeyVersion struct {
 }
 
 // History returns the versions of key from the newest at or below a revision (0:
-// now) back to the oldest that can be read, at most limit, newest first. There are
-// more if their number is limit.
-func (s *Store) History(key []byte, below uint64, limit int) ([]KeyVersion, error) {
+// now) back to the oldest that can be read, newest first. It ends after limit
+// versions, or maxBytes of values: then there may be more.
+func (s *Store) History(key []byte, below uint64, limit, maxBytes int) (all []KeyVersion, more bool, err error) {
 	if below == 0 {
 		below = latest
 	}
-	var all []KeyVersion
-	for len(all) < limit {
+	for bytes := 0; len(all) < limit && bytes < maxBytes; {
 		rec, err := s.record(key, below, (*fileReader).newest)
 		if errors.Is(err, ErrCompacted) && len(all) > 0 {
-			return all, nil
+			return all, false, nil
 		}
 		if err != nil || rec.mod == 0 {
-			return all, err
+			return all, false, err
 		}
 		v := KeyVersion{Version: Version{Key: key, ModRevision: rec.mod}, Deleted: true}
 		if !rec.tombstone() {
 			v = KeyVersion{Version: rec.version(key)}
 		}
 		all = append(all, v)
+		bytes += len(rec.value)
 		below = rec.mod - 1
 	}
-	return all, nil
+	return all, true, nil
 }
 
 // find returns the version of key that memory has for a reader.

@@ -1750,6 +1750,190 @@ func (x *RangeResponse) GetRevision() uint64 {
 	return 0
 }
 
+type HistoryRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Key    []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// The newest version to return is at or below this revision; 0: now.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Most versions to return; 0: 1,000, which is also the most.
+	Limit         uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRequest) Reset() {
+	*x = HistoryRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRequest) ProtoMessage() {}
+
+func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
+func (*HistoryRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *HistoryRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *HistoryRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type HistoryResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Header   *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Versions []*KeyVersion          `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
+	// There may be older ones: go on below the last.
+	More          bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryResponse) Reset() {
+	*x = HistoryResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryResponse) ProtoMessage() {}
+
+func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
+func (*HistoryResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *HistoryResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *HistoryResponse) GetVersions() []*KeyVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *HistoryResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type KeyVersion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a deletion: its mod revision, and no more.
+	Kv            *KeyValue `protobuf:"bytes,1,opt,name=kv,proto3" json:"kv,omitempty"`
+	Deleted       bool      `protobuf:"varint,2,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyVersion) Reset() {
+	*x = KeyVersion{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyVersion) ProtoMessage() {}
+
+func (x *KeyVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyVersion.ProtoReflect.Descriptor instead.
+func (*KeyVersion) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *KeyVersion) GetKv() *KeyValue {
+	if x != nil {
+		return x.Kv
+	}
+	return nil
+}
+
+func (x *KeyVersion) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
 type HoldRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // shard is required
@@ -1761,7 +1945,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	mi := &file_kvdpb_kvd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1957,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	mi := &file_kvdpb_kvd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1970,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{22}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HoldRequest) GetHeader() *Header {
@@ -1814,7 +1998,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	mi := &file_kvdpb_kvd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2010,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	mi := &file_kvdpb_kvd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2023,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{23}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HoldResponse) GetHeader() *ResponseHeader {
@@ -1873,7 +2057,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +2069,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +2082,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{24}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ConfirmRequest) GetHeader() *Header {
@@ -1956,7 +2140,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2152,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2165,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{25}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConfirmResponse) GetHeader() *ResponseHeader {
@@ -2019,7 +2203,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2031,7 +2215,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2044,7 +2228,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{26}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CompactRequest) GetHeader() *Header {
@@ -2079,7 +2263,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2275,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2288,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CompactResponse) GetHeader() *ResponseHeader {
@@ -2135,7 +2319,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2331,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2344,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SettleRequest) GetHeader() *Header {
@@ -2211,7 +2395,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2407,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2420,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SettleResponse) GetHeader() *ResponseHeader {
@@ -2282,7 +2466,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2478,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2491,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Error) GetReason() Reason {
@@ -2393,7 +2577,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2589,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2602,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ClusterMap) GetEpoch() uint64 {
@@ -2485,7 +2669,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2681,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2694,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Node) GetId() string {
@@ -2568,7 +2752,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2764,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2777,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Shard) GetId() uint32 {
@@ -2627,7 +2811,7 @@ type SlotOverride struct {
 
 func (x *SlotOverride) Reset() {
 	*x = SlotOverride{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2823,7 @@ func (x *SlotOverride) String() string {
 func (*SlotOverride) ProtoMessage() {}
 
 func (x *SlotOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2836,7 @@ func (x *SlotOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotOverride.ProtoReflect.Descriptor instead.
 func (*SlotOverride) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SlotOverride) GetSlot() uint32 {
@@ -2678,7 +2862,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2874,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2887,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetMapRequest) GetHeader() *Header {
@@ -2728,7 +2912,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2924,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2937,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetMapResponse) GetHeader() *ResponseHeader {
@@ -2802,7 +2986,7 @@ type ShardLeader struct {
 
 func (x *ShardLeader) Reset() {
 	*x = ShardLeader{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +2998,7 @@ func (x *ShardLeader) String() string {
 func (*ShardLeader) ProtoMessage() {}
 
 func (x *ShardLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +3011,7 @@ func (x *ShardLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardLeader.ProtoReflect.Descriptor instead.
 func (*ShardLeader) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ShardLeader) GetShard() uint32 {
@@ -2860,7 +3044,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2872,7 +3056,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2885,7 +3069,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NodeStatusRequest) GetHeader() *Header {
@@ -2913,7 +3097,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3109,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3122,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *NodeStatusResponse) GetHeader() *ResponseHeader {
@@ -3013,7 +3197,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3209,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3222,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReplicaStatus) GetShard() uint32 {
@@ -3134,7 +3318,7 @@ type CheckDiskRequest struct {
 
 func (x *CheckDiskRequest) Reset() {
 	*x = CheckDiskRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3330,7 @@ func (x *CheckDiskRequest) String() string {
 func (*CheckDiskRequest) ProtoMessage() {}
 
 func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3343,7 @@ func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskRequest.ProtoReflect.Descriptor instead.
 func (*CheckDiskRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CheckDiskRequest) GetHeader() *Header {
@@ -3186,7 +3370,7 @@ type CheckDiskResponse struct {
 
 func (x *CheckDiskResponse) Reset() {
 	*x = CheckDiskResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3198,7 +3382,7 @@ func (x *CheckDiskResponse) String() string {
 func (*CheckDiskResponse) ProtoMessage() {}
 
 func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3211,7 +3395,7 @@ func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskResponse.ProtoReflect.Descriptor instead.
 func (*CheckDiskResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CheckDiskResponse) GetShard() uint32 {
@@ -3267,7 +3451,7 @@ type ShardRevisionRequest struct {
 
 func (x *ShardRevisionRequest) Reset() {
 	*x = ShardRevisionRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3279,7 +3463,7 @@ func (x *ShardRevisionRequest) String() string {
 func (*ShardRevisionRequest) ProtoMessage() {}
 
 func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3292,7 +3476,7 @@ func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionRequest.ProtoReflect.Descriptor instead.
 func (*ShardRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ShardRevisionRequest) GetHeader() *Header {
@@ -3319,7 +3503,7 @@ type ShardRevisionResponse struct {
 
 func (x *ShardRevisionResponse) Reset() {
 	*x = ShardRevisionResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3515,7 @@ func (x *ShardRevisionResponse) String() string {
 func (*ShardRevisionResponse) ProtoMessage() {}
 
 func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3528,7 @@ func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionResponse.ProtoReflect.Descriptor instead.
 func (*ShardRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ShardRevisionResponse) GetHeader() *ResponseHeader {
@@ -3377,7 +3561,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3573,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3586,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DigestRequest) GetHeader() *Header {
@@ -3454,7 +3638,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3650,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3663,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DigestResponse) GetHeader() *ResponseHeader {
@@ -3658,7 +3842,20 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x03kvs\x18\x02 \x03(\v2\x10.kvd.v1.KeyValueR\x03kvs\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\x04R\x05count\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevisionJ\x04\b\x06\x10\a\"I\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevisionJ\x04\b\x06\x10\a\"|\n" +
+	"\x0eHistoryRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\"\x85\x01\n" +
+	"\x0fHistoryResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12.\n" +
+	"\bversions\x18\x02 \x03(\v2\x12.kvd.v1.KeyVersionR\bversions\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"H\n" +
+	"\n" +
+	"KeyVersion\x12 \n" +
+	"\x02kv\x18\x01 \x01(\v2\x10.kvd.v1.KeyValueR\x02kv\x12\x18\n" +
+	"\adeleted\x18\x02 \x01(\bR\adeleted\"I\n" +
 	"\vHoldRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x12\n" +
 	"\x04hold\x18\x02 \x01(\x06R\x04hold\"X\n" +
@@ -3824,14 +4021,15 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0fREASON_DEADLINE\x10\x14\x12\x1a\n" +
 	"\x16REASON_LEASE_NOT_FOUND\x10\x15\x12\x11\n" +
 	"\rREASON_FENCED\x10\x16\x12\x13\n" +
-	"\x0fREASON_INTERNAL\x10\x172\xbb\x04\n" +
+	"\x0fREASON_INTERNAL\x10\x172\xf7\x04\n" +
 	"\x02KV\x128\n" +
 	"\x05Batch\x12\x14.kvd.v1.BatchRequest\x1a\x15.kvd.v1.BatchResponse(\x010\x01\x12.\n" +
 	"\x03Put\x12\x12.kvd.v1.PutRequest\x1a\x13.kvd.v1.PutResponse\x12.\n" +
 	"\x03Get\x12\x12.kvd.v1.GetRequest\x1a\x13.kvd.v1.GetResponse\x127\n" +
 	"\x06Delete\x12\x15.kvd.v1.DeleteRequest\x1a\x16.kvd.v1.DeleteResponse\x12F\n" +
 	"\vDeleteRange\x12\x1a.kvd.v1.DeleteRangeRequest\x1a\x1b.kvd.v1.DeleteRangeResponse\x126\n" +
-	"\x05Range\x12\x14.kvd.v1.RangeRequest\x1a\x15.kvd.v1.RangeResponse0\x01\x121\n" +
+	"\x05Range\x12\x14.kvd.v1.RangeRequest\x1a\x15.kvd.v1.RangeResponse0\x01\x12:\n" +
+	"\aHistory\x12\x16.kvd.v1.HistoryRequest\x1a\x17.kvd.v1.HistoryResponse\x121\n" +
 	"\x04Hold\x12\x13.kvd.v1.HoldRequest\x1a\x14.kvd.v1.HoldResponse\x12:\n" +
 	"\aConfirm\x12\x16.kvd.v1.ConfirmRequest\x1a\x17.kvd.v1.ConfirmResponse\x12:\n" +
 	"\aCompact\x12\x16.kvd.v1.CompactRequest\x1a\x17.kvd.v1.CompactResponse\x127\n" +
@@ -3857,7 +4055,7 @@ func file_kvdpb_kvd_proto_rawDescGZIP() []byte {
 }
 
 var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_kvdpb_kvd_proto_goTypes = []any{
 	(Reason)(0),                   // 0: kvd.v1.Reason
 	(*Header)(nil),                // 1: kvd.v1.Header
@@ -3882,44 +4080,47 @@ var file_kvdpb_kvd_proto_goTypes = []any{
 	(*DeleteRangeResponse)(nil),   // 20: kvd.v1.DeleteRangeResponse
 	(*RangeRequest)(nil),          // 21: kvd.v1.RangeRequest
 	(*RangeResponse)(nil),         // 22: kvd.v1.RangeResponse
-	(*HoldRequest)(nil),           // 23: kvd.v1.HoldRequest
-	(*HoldResponse)(nil),          // 24: kvd.v1.HoldResponse
-	(*ConfirmRequest)(nil),        // 25: kvd.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),       // 26: kvd.v1.ConfirmResponse
-	(*CompactRequest)(nil),        // 27: kvd.v1.CompactRequest
-	(*CompactResponse)(nil),       // 28: kvd.v1.CompactResponse
-	(*SettleRequest)(nil),         // 29: kvd.v1.SettleRequest
-	(*SettleResponse)(nil),        // 30: kvd.v1.SettleResponse
-	(*Error)(nil),                 // 31: kvd.v1.Error
-	(*ClusterMap)(nil),            // 32: kvd.v1.ClusterMap
-	(*Node)(nil),                  // 33: kvd.v1.Node
-	(*Shard)(nil),                 // 34: kvd.v1.Shard
-	(*SlotOverride)(nil),          // 35: kvd.v1.SlotOverride
-	(*GetMapRequest)(nil),         // 36: kvd.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 37: kvd.v1.GetMapResponse
-	(*ShardLeader)(nil),           // 38: kvd.v1.ShardLeader
-	(*NodeStatusRequest)(nil),     // 39: kvd.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 40: kvd.v1.NodeStatusResponse
-	(*ReplicaStatus)(nil),         // 41: kvd.v1.ReplicaStatus
-	(*CheckDiskRequest)(nil),      // 42: kvd.v1.CheckDiskRequest
-	(*CheckDiskResponse)(nil),     // 43: kvd.v1.CheckDiskResponse
-	(*ShardRevisionRequest)(nil),  // 44: kvd.v1.ShardRevisionRequest
-	(*ShardRevisionResponse)(nil), // 45: kvd.v1.ShardRevisionResponse
-	(*DigestRequest)(nil),         // 46: kvd.v1.DigestRequest
-	(*DigestResponse)(nil),        // 47: kvd.v1.DigestResponse
+	(*HistoryRequest)(nil),        // 23: kvd.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 24: kvd.v1.HistoryResponse
+	(*KeyVersion)(nil),            // 25: kvd.v1.KeyVersion
+	(*HoldRequest)(nil),           // 26: kvd.v1.HoldRequest
+	(*HoldResponse)(nil),          // 27: kvd.v1.HoldResponse
+	(*ConfirmRequest)(nil),        // 28: kvd.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),       // 29: kvd.v1.ConfirmResponse
+	(*CompactRequest)(nil),        // 30: kvd.v1.CompactRequest
+	(*CompactResponse)(nil),       // 31: kvd.v1.CompactResponse
+	(*SettleRequest)(nil),         // 32: kvd.v1.SettleRequest
+	(*SettleResponse)(nil),        // 33: kvd.v1.SettleResponse
+	(*Error)(nil),                 // 34: kvd.v1.Error
+	(*ClusterMap)(nil),            // 35: kvd.v1.ClusterMap
+	(*Node)(nil),                  // 36: kvd.v1.Node
+	(*Shard)(nil),                 // 37: kvd.v1.Shard
+	(*SlotOverride)(nil),          // 38: kvd.v1.SlotOverride
+	(*GetMapRequest)(nil),         // 39: kvd.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 40: kvd.v1.GetMapResponse
+	(*ShardLeader)(nil),           // 41: kvd.v1.ShardLeader
+	(*NodeStatusRequest)(nil),     // 42: kvd.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 43: kvd.v1.NodeStatusResponse
+	(*ReplicaStatus)(nil),         // 44: kvd.v1.ReplicaStatus
+	(*CheckDiskRequest)(nil),      // 45: kvd.v1.CheckDiskRequest
+	(*CheckDiskResponse)(nil),     // 46: kvd.v1.CheckDiskResponse
+	(*ShardRevisionRequest)(nil),  // 47: kvd.v1.ShardRevisionRequest
+	(*ShardRevisionResponse)(nil), // 48: kvd.v1.ShardRevisionResponse
+	(*DigestRequest)(nil),         // 49: kvd.v1.DigestRequest
+	(*DigestResponse)(nil),        // 50: kvd.v1.DigestResponse
 }
 var file_kvdpb_kvd_proto_depIdxs = []int32{
 	5,  // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
 	6,  // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
 	4,  // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
-	31, // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
+	34, // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
 	4,  // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
-	31, // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
+	34, // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
 	1,  // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
 	8,  // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
 	7,  // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
 	2,  // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	31, // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
+	34, // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
 	9,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
 	10, // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
 	1,  // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
@@ -3942,66 +4143,72 @@ var file_kvdpb_kvd_proto_depIdxs = []int32{
 	1,  // 30: kvd.v1.RangeRequest.header:type_name -> kvd.v1.Header
 	2,  // 31: kvd.v1.RangeResponse.header:type_name -> kvd.v1.ResponseHeader
 	4,  // 32: kvd.v1.RangeResponse.kvs:type_name -> kvd.v1.KeyValue
-	1,  // 33: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
-	2,  // 34: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 35: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
-	2,  // 36: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 37: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
-	2,  // 38: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 39: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
-	2,  // 40: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
-	9,  // 41: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
-	0,  // 42: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
-	33, // 43: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
-	34, // 44: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
-	35, // 45: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
-	1,  // 46: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
-	2,  // 47: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
-	32, // 48: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
-	38, // 49: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
-	1,  // 50: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
-	2,  // 51: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
-	41, // 52: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
-	1,  // 53: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
-	1,  // 54: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
-	2,  // 55: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 56: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
-	2,  // 57: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
-	11, // 58: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
-	13, // 59: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
-	15, // 60: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
-	17, // 61: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
-	19, // 62: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
-	21, // 63: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
-	23, // 64: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
-	25, // 65: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
-	27, // 66: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
-	29, // 67: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
-	36, // 68: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
-	39, // 69: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
-	42, // 70: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
-	44, // 71: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
-	46, // 72: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
-	12, // 73: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
-	14, // 74: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
-	16, // 75: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
-	18, // 76: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
-	20, // 77: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
-	22, // 78: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
-	24, // 79: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
-	26, // 80: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
-	28, // 81: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
-	30, // 82: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
-	37, // 83: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
-	40, // 84: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
-	43, // 85: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
-	45, // 86: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
-	47, // 87: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
-	73, // [73:88] is the sub-list for method output_type
-	58, // [58:73] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	1,  // 33: kvd.v1.HistoryRequest.header:type_name -> kvd.v1.Header
+	2,  // 34: kvd.v1.HistoryResponse.header:type_name -> kvd.v1.ResponseHeader
+	25, // 35: kvd.v1.HistoryResponse.versions:type_name -> kvd.v1.KeyVersion
+	4,  // 36: kvd.v1.KeyVersion.kv:type_name -> kvd.v1.KeyValue
+	1,  // 37: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
+	2,  // 38: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 39: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
+	2,  // 40: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 41: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
+	2,  // 42: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 43: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
+	2,  // 44: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
+	9,  // 45: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
+	0,  // 46: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
+	36, // 47: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
+	37, // 48: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
+	38, // 49: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
+	1,  // 50: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
+	2,  // 51: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
+	35, // 52: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
+	41, // 53: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
+	1,  // 54: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
+	2,  // 55: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
+	44, // 56: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
+	1,  // 57: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
+	1,  // 58: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
+	2,  // 59: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 60: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
+	2,  // 61: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
+	11, // 62: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
+	13, // 63: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
+	15, // 64: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
+	17, // 65: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
+	19, // 66: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
+	21, // 67: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
+	23, // 68: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
+	26, // 69: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
+	28, // 70: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
+	30, // 71: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
+	32, // 72: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
+	39, // 73: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
+	42, // 74: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
+	45, // 75: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
+	47, // 76: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
+	49, // 77: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
+	12, // 78: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
+	14, // 79: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
+	16, // 80: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
+	18, // 81: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
+	20, // 82: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
+	22, // 83: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
+	24, // 84: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
+	27, // 85: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
+	29, // 86: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
+	31, // 87: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
+	33, // 88: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
+	40, // 89: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
+	43, // 90: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
+	46, // 91: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
+	48, // 92: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
+	50, // 93: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
+	78, // [78:94] is the sub-list for method output_type
+	62, // [62:78] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -4015,14 +4222,14 @@ func file_kvdpb_kvd_proto_init() {
 		(*WriteOp_Put)(nil),
 		(*WriteOp_Delete)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[42].OneofWrappers = []any{}
+	file_kvdpb_kvd_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_kvd_proto_rawDesc), len(file_kvdpb_kvd_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -30,6 +30,7 @@ const (
 	KV_Delete_FullMethodName      = "/kvd.v1.KV/Delete"
 	KV_DeleteRange_FullMethodName = "/kvd.v1.KV/DeleteRange"
 	KV_Range_FullMethodName       = "/kvd.v1.KV/Range"
+	KV_History_FullMethodName     = "/kvd.v1.KV/History"
 	KV_Hold_FullMethodName        = "/kvd.v1.KV/Hold"
 	KV_Confirm_FullMethodName     = "/kvd.v1.KV/Confirm"
 	KV_Compact_FullMethodName     = "/kvd.v1.KV/Compact"
@@ -54,6 +55,8 @@ type KVClient interface {
 	// Range streams the keys of one shard in order, in pages read at one
 	// revision of that shard.
 	Range(ctx context.Context, in *RangeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RangeResponse], error)
+	// History returns the versions of a key, newest first.
+	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
 	// Hold keeps a shard from being written to until a Confirm releases it, or for
 	// 50 ms at most: for readers of several shards whom writers have overtaken.
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
@@ -149,6 +152,16 @@ func (c *kVClient) Range(ctx context.Context, in *RangeRequest, opts ...grpc.Cal
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type KV_RangeClient = grpc.ServerStreamingClient[RangeResponse]
 
+func (c *kVClient) History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HistoryResponse)
+	err := c.cc.Invoke(ctx, KV_History_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *kVClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HoldResponse)
@@ -207,6 +220,8 @@ type KVServer interface {
 	// Range streams the keys of one shard in order, in pages read at one
 	// revision of that shard.
 	Range(*RangeRequest, grpc.ServerStreamingServer[RangeResponse]) error
+	// History returns the versions of a key, newest first.
+	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
 	// Hold keeps a shard from being written to until a Confirm releases it, or for
 	// 50 ms at most: for readers of several shards whom writers have overtaken.
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
@@ -247,6 +262,9 @@ func (UnimplementedKVServer) DeleteRange(context.Context, *DeleteRangeRequest) (
 }
 func (UnimplementedKVServer) Range(*RangeRequest, grpc.ServerStreamingServer[RangeResponse]) error {
 	return status.Error(codes.Unimplemented, "method Range not implemented")
+}
+func (UnimplementedKVServer) History(context.Context, *HistoryRequest) (*HistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method History not implemented")
 }
 func (UnimplementedKVServer) Hold(context.Context, *HoldRequest) (*HoldResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Hold not implemented")
@@ -371,6 +389,24 @@ func _KV_Range_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type KV_RangeServer = grpc.ServerStreamingServer[RangeResponse]
 
+func _KV_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).History(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_History_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).History(ctx, req.(*HistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _KV_Hold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HoldRequest)
 	if err := dec(in); err != nil {
@@ -465,6 +501,10 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteRange",
 			Handler:    _KV_DeleteRange_Handler,
+		},
+		{
+			MethodName: "History",
+			Handler:    _KV_History_Handler,
 		},
 		{
 			MethodName: "Hold",

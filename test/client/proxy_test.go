@@ -250,6 +250,10 @@ func (f *forwarder) Compact(ctx context.Context, req *kvdpb.CompactRequest) (*kv
 	return pass(f, ctx, req, kvdpb.KVClient.Compact)
 }
 
+func (f *forwarder) History(ctx context.Context, req *kvdpb.HistoryRequest) (*kvdpb.HistoryResponse, error) {
+	return pass(f, ctx, req, kvdpb.KVClient.History)
+}
+
 func (f *forwarder) Confirm(ctx context.Context, req *kvdpb.ConfirmRequest) (*kvdpb.ConfirmResponse, error) {
 	return pass(f, ctx, req, kvdpb.KVClient.Confirm)
 }

@@ -326,7 +326,16 @@ func TestKvctlCompact(t *testing.T) {
 	same(t, "oldest", fmt.Sprint(wantFields(t, k.json(t, "compact", second), "oldest_revision:number")["oldest_revision"]), second)
 	k.run(t, "get", "k", "--revision", first).want(t, statusFailed, second)
 	k.ok(t, "put", "k", "3")
+	k.ok(t, "del", "k")
+	k.ok(t, "put", "k", "4")
+	wantHistory(t, k, "k", "put 4", "delete ", "put 3", "put 2")
+	k.run(t, "history", "nobody").want(t, statusNothingThere)
+	if lines := strings.Count(k.ok(t, "history", "k", "--limit", "2"), "\n"); lines != 2 {
+		t.Errorf("%d versions, want 2", lines)
+	}
 	k.ok(t, "compact")
+	wantHistory(t, k, "k", "put 4")
+	k.ok(t, "put", "k", "3")
 	k.run(t, "get", "k", "--revision", second).want(t, statusFailed, "compacted")
 	same(t, "value now", k.ok(t, "get", "k"), "3")
 	for _, args := range [][]string{{"0"}, {"x"}, {"1", "2"}, {"--keep", "-1s"}, {"--keep", "1s", "5"}} {
@@ -334,6 +343,28 @@ func TestKvctlCompact(t *testing.T) {
 	}
 	for _, args := range [][]string{{"--as-of", "-1s"}, {"--as-of", "1s", "--revision", "5"}, {"--as-of", "x"}} {
 		k.run(t, append([]string{"get", "k"}, args...)...).want(t, statusUsage)
+	}
+}
+
+// wantHistory compares the versions of a key, in text and in JSON.
+func wantHistory(t *testing.T, k *kvctl, key string, want ...string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSuffix(k.ok(t, "history", key), "\n"), "\n")
+	versions, _ := k.json(t, "history", key)["versions"].([]any)
+	if len(lines) != len(want) || len(versions) != len(want) {
+		t.Errorf("history of %s: %q, %v; want %q", key, lines, versions, want)
+		return
+	}
+	for i := range want {
+		v, _ := versions[i].(map[string]any)
+		text, _ := v["text"].(string)
+		same(t, "version in JSON", fmt.Sprint(v["type"], " ", text), want[i])
+		cells := strings.Split(lines[i], "\t")
+		same(t, "version in text", strings.Join(cells[2:], " "), want[i])
+		same(t, "time", fmt.Sprint(v["time"]), cells[0])
+		if at, err := time.Parse(time.RFC3339Nano, cells[0]); err != nil || time.Since(at).Abs() > time.Minute {
+			t.Errorf("time %s, %v", cells[0], err)
+		}
 	}
 }
 
