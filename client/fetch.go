@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -16,8 +17,15 @@ import (
 	"github.com/kvd-io/kvd/proto/planted"
 )
 
+// minCredit is how many keys at least a shard is asked for at a time.
+const minCredit = 16
+
 // fetch reads one shard's part of a range and hands it over page by page. When
 // a stream ends early it goes on behind the last key, at the same revision.
+//
+// Of a range with a limit nobody knows which shards its keys are on. Each shard is
+// asked for its share of them, and for twice as many again whenever the consumer
+// waits for more: so not much more is fetched than is returned.
 type fetch struct {
 	client *Client
 	shard  *shard
@@ -27,9 +35,33 @@ type fetch struct {
 
 	revision  uint64 // at which the shard is read; 0: not yet known
 	remaining uint64 // with a limit: keys still wanted
+	credit    uint64 // with a limit: of them, how many to ask for at a time
+	cut       bool   // there are more keys than the latest credit
 
-	pages chan fetched // room for one: the next page is fetched while one is consumed
-	err   error        // why it ended early; set before pages is closed
+	wanted atomic.Int64  // pages that the consumer has waited for, or waits for
+	handed int64         // pages that have been handed over
+	wake   chan struct{} // room for one: wanted has grown
+	pages  chan fetched  // room for one: the next page is fetched while one is consumed
+	err    error         // why it ended early; set before pages is closed
+}
+
+// newFetch returns the fetch of one of so many shards.
+func (c *Client) newFetch(sh *shard, o *rangeOptions, sp span, at uint64, shards int) *fetch {
+	limit := uint64(o.limit)
+	return &fetch{
+		client: c, shard: sh, opts: o, start: sp.start, end: sp.end, revision: at,
+		remaining: limit, credit: min(max(limit/uint64(shards)+1, minCredit), limit),
+		wake: make(chan struct{}, 1), pages: make(chan fetched, 1),
+	}
+}
+
+// want tells that the consumer waits for the next page.
+func (f *fetch) want() {
+	f.wanted.Add(1)
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
 }
 
 // fetched is a page of one shard.
@@ -48,8 +80,15 @@ func (f *fetch) run(ctx context.Context) {
 	r := f.client.newRetry(ctx)
 	for {
 		progress, err := f.attempt(ctx, r)
-		if err == nil {
+		if err == nil && !f.cut {
 			return
+		}
+		if err == nil {
+			if f.err = f.awaitDemand(ctx); f.err != nil {
+				return
+			}
+			r = f.client.newRetry(ctx)
+			continue
 		}
 		if progress {
 			last := r.last
@@ -60,6 +99,19 @@ func (f *fetch) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// awaitDemand waits until the consumer wants more than the credit, and gives more.
+func (f *fetch) awaitDemand(ctx context.Context) error {
+	for f.wanted.Load() <= f.handed {
+		select {
+		case <-f.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	f.credit = min(2*f.credit, f.remaining)
+	return nil
 }
 
 // attemptError is the failure of an attempt at a node.
@@ -107,6 +159,7 @@ func (f *fetch) attempt(ctx context.Context, r *retry) (progress bool, err error
 	if err != nil {
 		return false, &attemptError{st, err}
 	}
+	f.cut = false
 	req, probing := f.request()
 	stream, err := kvdpb.NewKVClient(conn).Range(ctx, req)
 	for err == nil {
@@ -145,7 +198,7 @@ func (f *fetch) request() (req *kvdpb.RangeRequest, probing bool) {
 		Start:     f.start,
 		End:       f.end,
 		Revision:  f.revision,
-		Limit:     f.remaining,
+		Limit:     min(f.credit, f.remaining),
 		Reverse:   f.opts.reverse,
 		KeysOnly:  f.opts.keysOnly,
 		CountOnly: f.opts.countOnly,
@@ -173,15 +226,18 @@ func (f *fetch) accept(ctx context.Context, resp *kvdpb.RangeResponse) error {
 	if n > 0 {
 		last = resp.Kvs[n-1].Key
 	}
+	// More keys than the credit are no more than the limit.
+	f.cut = resp.More && f.opts.limit > 0 && uint64(n) < f.remaining
 	page := fetched{
 		kvs:       resp.Kvs,
 		count:     resp.Count,
-		more:      resp.More,
+		more:      resp.More && !f.cut,
 		revision:  f.revision,
 		staleness: time.Duration(resp.Header.GetStalenessMs()) * time.Millisecond,
 	}
 	select {
 	case f.pages <- page:
+		f.handed++
 		f.advance(n, last)
 		return nil
 	case <-ctx.Done():

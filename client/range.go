@@ -175,16 +175,7 @@ func (c *Client) scanAt(ctx context.Context, o *rangeOptions, sp span, shards []
 	ctx, s.cancel = context.WithCancel(ctx)
 	s.detach = context.AfterFunc(c.ctx, s.cancel)
 	for _, sh := range shards {
-		f := &fetch{
-			client:    c,
-			shard:     sh,
-			opts:      o,
-			start:     sp.start,
-			end:       sp.end,
-			revision:  at(sh),
-			remaining: uint64(o.limit),
-			pages:     make(chan fetched, 1),
-		}
+		f := c.newFetch(sh, o, sp, at(sh), len(shards))
 		s.sources = append(s.sources, &source{shard: sh, fetch: f, revision: f.revision})
 		s.fetches.Go(func() { f.run(ctx) })
 	}
@@ -279,6 +270,7 @@ func (s *scan) fill(src *source) error {
 
 // page takes a page of the source; false: there are no more, or an error.
 func (s *scan) page(src *source) (bool, error) {
+	src.fetch.want()
 	p, ok := <-src.fetch.pages
 	if !ok {
 		return false, src.fetch.err
@@ -294,6 +286,9 @@ func (s *scan) page(src *source) (bool, error) {
 
 // more reports whether there are keys beyond those that next has returned.
 func (s *scan) more() (bool, error) {
+	if src := s.behind; src != nil && (len(src.kvs) > 1 || len(s.heads.list) > 1) {
+		return true, nil // without asking the shard of the last key for its next
+	}
 	if err := s.catchUp(); err != nil {
 		return false, err
 	}
