@@ -1,9 +1,6 @@
 package shard
 
-import (
-	"context"
-	"fmt"
-)
+import "context"
 
 // Compact drops the shard's history below a revision, but what is there now stays.
 // It returns the oldest revision that can be read from now on, on every replica that
@@ -25,12 +22,8 @@ func (r *Replica) Compact(ctx context.Context, below uint64) (oldest uint64, err
 			return oldest, nil
 		}
 		poke(p.queue.wake)
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return 0, fmt.Errorf("compact shard %d: %w", r.id, context.Cause(ctx))
-		case <-r.dead:
-			return 0, r.notLeader()
+		if err := r.awaitMove(ctx, moved, "compact"); err != nil {
+			return 0, err
 		}
 	}
 }

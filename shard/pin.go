@@ -63,14 +63,27 @@ func (r *Replica) Pin(ctx context.Context, at uint64) (uint64, error) {
 			return at, nil
 		}
 		poke(p.queue.wake)
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return 0, fmt.Errorf("pin shard %d: %w", r.id, context.Cause(ctx))
-		case <-r.dead:
-			return 0, r.notLeader()
+		if err := r.awaitMove(ctx, moved, "pin"); err != nil {
+			return 0, err
 		}
 	}
+}
+
+// leadershipCheck is how often those who wait for the proposer see whether it still
+// works for a leader: it does not say when it ends.
+const leadershipCheck = 50 * time.Millisecond
+
+// awaitMove waits until the proposer has moved, or it is time to look.
+func (r *Replica) awaitMove(ctx context.Context, moved <-chan struct{}, doing string) error {
+	select {
+	case <-moved:
+	case <-time.After(leadershipCheck):
+	case <-ctx.Done():
+		return fmt.Errorf("%s shard %d: %w", doing, r.id, context.Cause(ctx))
+	case <-r.dead:
+		return r.notLeader()
+	}
+	return nil
 }
 
 // Hold keeps the shard from being written to until Release, or for 50 ms at most:
@@ -86,13 +99,8 @@ func (r *Replica) Hold(ctx context.Context, number uint64) error {
 		if held {
 			return nil
 		}
-		select {
-		case <-moved:
-		case <-time.After(holdTime): // leadership may be lost
-		case <-ctx.Done():
-			return fmt.Errorf("hold shard %d: %w", r.id, context.Cause(ctx))
-		case <-r.dead:
-			return r.notLeader()
+		if err := r.awaitMove(ctx, moved, "hold"); err != nil {
+			return err
 		}
 	}
 }

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -292,5 +293,33 @@ func TestVirtualPinsOfAnIdleShard(t *testing.T) {
 		if page, err := r.Store().Range(t.Context(), store.RangeOptions{}); err != nil || len(page.Versions) != 1 {
 			t.Errorf("%d keys, %v", len(page.Versions), err)
 		}
+	})
+}
+
+// TestVirtualPinOfADeposedLeader: who waits for an entry that cannot be proposed any
+// more is told soon that somebody else leads.
+func TestVirtualPinOfADeposedLeader(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, c *cluster, net *memnet.Network) {
+		c.start()
+		c.ready()
+		old := c.leader(1)
+		net.Partition([]string{old.cfg.node}, c.others(old.cfg.node))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began := time.Now()
+		var all sync.WaitGroup
+		for _, wait := range []func() error{
+			func() error { _, err := old.Pin(ctx, 0); return err },
+			func() error { _, err := old.Compact(ctx, 0); return err },
+		} {
+			all.Go(func() {
+				err := wait()
+				var notLeader *NotLeaderError
+				if took := time.Since(began); err != nil && !errors.As(err, &notLeader) || took > 2*time.Second {
+					t.Errorf("after %v: %v", took, err)
+				}
+			})
+		}
+		all.Wait()
 	})
 }
