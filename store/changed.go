@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"fmt"
 )
 
 // Changed tells whether anything that was committed before the call has written,
@@ -22,8 +21,13 @@ func (s *Store) Changed(ctx context.Context, above uint64, in func(key []byte) b
 			return false, nil
 		}
 		v := s.view.Load()
-		if v.active.changed(above, state.AppliedIndex, in) || v.frozen != nil && v.frozen.changed(above, state.AppliedIndex, in) {
-			return true, nil
+		for w := range v.since(above, state.AppliedIndex) {
+			if in(w.entry.key) {
+				return true, nil
+			}
+		}
+		if above >= v.floor() {
+			return false, nil
 		}
 		r, err := v.file.acquire()
 		if errors.Is(err, errRetired) {
@@ -47,35 +51,13 @@ func (s *Store) Changed(ctx context.Context, above uint64, in func(key []byte) b
 }
 
 // changed is Changed of what the file has.
-func (r *fileReader) changed(ctx context.Context, above uint64, in func(key []byte) bool) (bool, error) {
+func (r *fileReader) changed(ctx context.Context, above uint64, in func(key []byte) bool) (changed bool, err error) {
 	if above < r.keepSince {
 		return false, &CompactedError{Oldest: r.keepSince}
 	}
-	if r.revision <= above {
-		return false, nil
-	}
-	chg := r.tx.Bucket(chgBucket)
-	names := scan{cursor: chg.Cursor(), span: span{start: segmentName(segmentOf(above + 1))}}
-	for {
-		if err := names.next(); err != nil {
-			return false, fmt.Errorf("chg: %w", err)
-		}
-		if names.k == nil {
-			return false, nil
-		}
-		cursor := newChangeCursor(chg.Bucket(names.k))
-		c, ok, err := cursor.seek(above+1, nil)
-		for steps := 0; ok && err == nil; steps++ {
-			if steps%ctxEvery == 0 && ctx.Err() != nil {
-				return false, ctx.Err()
-			}
-			if in(c.key) {
-				return true, nil
-			}
-			c, ok, err = cursor.next()
-		}
-		if err != nil {
-			return false, err
-		}
-	}
+	err = r.changes(ctx, above, func(c change) (bool, error) {
+		changed = in(c.key)
+		return !changed, nil
+	})
+	return changed, err
 }

@@ -223,7 +223,7 @@ func (s *Store) frozenNow() *frozen {
 // no batch is open and no other checkpoint is under way.
 func (s *Store) freeze() *frozen {
 	v := s.view.Load()
-	s.view.Store(&view{active: newMemtable(s.seed), frozen: v.active, file: v.file})
+	s.view.Store(&view{active: newMemtable(s.seed, s.published.Load().State), frozen: v.active, file: v.file})
 	s.markFull(false)
 	return &frozen{memtable: v.active, state: s.published.Load(), blobs: s.table.Freeze(), file: v.file}
 }

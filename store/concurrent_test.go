@@ -28,7 +28,7 @@ func TestReadersBesideWriter(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var readers sync.WaitGroup
-	for _, read := range []func(context.Context, *Store) error{readNow, readBack, readStream, readChanges} {
+	for _, read := range []func(context.Context, *Store) error{readNow, readBack, readStream, readChanges, followChanges} {
 		readers.Go(func() {
 			if err := read(ctx, s); err != nil && ctx.Err() == nil {
 				t.Error(err)
@@ -141,6 +141,35 @@ func readChanges(ctx context.Context, s *Store) error {
 		if !changed && back > 0 {
 			return fmt.Errorf("not changed in the %d entries up to %d", back, applied)
 		}
+	}
+	return nil
+}
+
+// followChanges goes through all changes, and begins anew when it is too slow.
+func followChanges(ctx context.Context, s *Store) error {
+	all := func([]byte, bool) (bool, bool) { return true, true }
+	for after := uint64(0); ctx.Err() == nil; {
+		if err := s.WaitApplied(ctx, after>>24+1); err != nil {
+			return err
+		}
+		page, err := s.Changes(ctx, ChangesOptions{After: after, Want: all, Limit: 60})
+		if errors.Is(err, ErrCompacted) {
+			after = s.Revision()
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if len(page.Changes) == 0 || len(page.Changes)%togetherKeys != 0 {
+			return fmt.Errorf("%d changes above %d, up to %d", len(page.Changes), after, page.UpTo)
+		}
+		for i, c := range page.Changes {
+			want := after>>24 + 1 + uint64(i/togetherKeys)
+			if c.ModRevision != want<<24 || binary.BigEndian.Uint64(c.Value) != want || want > 1 && c.Prev.ModRevision != 0 && c.Prev.ModRevision != (want-1)<<24 {
+				return fmt.Errorf("%q at %d after %d; want those of %d", c.Key, c.ModRevision, c.Prev.ModRevision, want)
+			}
+		}
+		after = page.UpTo
 	}
 	return nil
 }

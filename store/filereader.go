@@ -14,7 +14,8 @@ import (
 type fileReader struct {
 	tx         *bbolt.Tx
 	generation uint64 // of the file when the transaction began, or earlier
-	revision   uint64 // of the checkpoint that it shows
+	index      uint64 // applied by the checkpoint that it shows
+	revision   uint64 // of that checkpoint
 	keepSince  uint64 // what is older may have been dropped from the file
 	cur        *bbolt.Cursor
 	segments   []histSegment // in rising order; loaded when first asked for
@@ -44,7 +45,7 @@ func newFileReader(f *file) (*fileReader, error) {
 		if err != nil {
 			return err
 		}
-		r.revision, r.keepSince = state.Revision, state.KeepSince
+		r.index, r.revision, r.keepSince = state.AppliedIndex, state.Revision, state.KeepSince
 		r.cur = tx.Bucket(curBucket).Cursor()
 		return nil
 	})

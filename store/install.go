@@ -191,7 +191,7 @@ func (s *Store) swapState(f *file) error {
 	defer s.mu.Unlock()
 	s.dropReader()
 	// The view goes first: readers load it after the state.
-	s.view.Store(&view{active: newMemtable(s.seed), file: f})
+	s.view.Store(&view{active: newMemtable(s.seed, state.State), file: f})
 	s.markFull(false)
 	s.published.Store(state)
 	s.durable.Store(&meta)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/maphash"
+	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -72,13 +73,20 @@ func orderedLess(a, b ordered) bool {
 	return bytes.Compare(a.entry.key, b.entry.key) < 0
 }
 
+// floor is what a memtable stands on: what was applied before it was made.
+type floor struct {
+	index    uint64 // applied: later batches are in the memtable
+	revision uint64 // nothing below has a higher one
+}
+
 // memtable holds what has been applied since the last checkpoint: a hash index
 // for point reads, a B-tree for ranges. It has one writer, which reads it
 // without locks; readers take mu for a lookup or for a stretch of keys, and
 // the writer takes it only to insert a key: versions are linked atomically.
 type memtable struct {
-	seed maphash.Seed
-	mu   sync.RWMutex // guards index and order against the writer's inserts
+	seed  maphash.Seed
+	floor floor
+	mu    sync.RWMutex // guards index and order against the writer's inserts
 
 	index map[uint64]*entry
 	order *btree.BTreeG[ordered]
@@ -90,7 +98,8 @@ type memtable struct {
 	versions [][]version
 	before   []uint64
 	written  atomic.Int64
-	highest  uint64 // of all versions; the writer's
+	highest  uint64      // of all versions; the writer's
+	late     atomic.Bool // some were written after newer ones
 
 	bytes   atomic.Int64 // estimate of the memory held
 	charged int64        // of it, what the budget knows of; guarded by the store's account
@@ -103,9 +112,10 @@ type memtable struct {
 // treeDegree: wide nodes, since inserts outnumber range reads by far.
 const treeDegree = 64
 
-func newMemtable(seed maphash.Seed) *memtable {
+func newMemtable(seed maphash.Seed, on State) *memtable {
 	return &memtable{
 		seed:  seed,
+		floor: floor{index: on.AppliedIndex, revision: on.Revision},
 		index: make(map[uint64]*entry),
 		order: btree.NewBTreeGOptions(orderedLess, btree.Options{NoLocks: true, Degree: treeDegree}),
 	}
@@ -140,6 +150,9 @@ func (m *memtable) write(e *entry, hash uint64, key []byte, v version) {
 	}
 	p := &m.versions[n/slabSize][n%slabSize]
 	*p = v
+	if v.mod < max(m.highest, m.floor.revision) {
+		m.late.Store(true)
+	}
 	m.highest = max(m.highest, v.mod)
 	if v.prev != 0 && (e == nil || e.newest.Load().prev == 0) {
 		m.pages++
@@ -190,24 +203,26 @@ func (m *memtable) slabs() [][]version {
 	return all
 }
 
-// changed tells whether a batch at or below index has written, above a revision,
-// a key that in wants.
-func (m *memtable) changed(above, index uint64, in func(key []byte) bool) bool {
+// since goes through what batches at or below index have written above a revision,
+// in the order of writing.
+func (m *memtable) since(above, index uint64) iter.Seq[*version] {
 	m.mu.RLock()
 	versions, before, written := m.versions, m.before, int(m.written.Load())
 	m.mu.RUnlock()
-	for i := len(versions) - 1; i >= 0; i-- {
-		slab := versions[i][:min(written-i*slabSize, slabSize)]
-		for j := range slab {
-			if v := &slab[j]; v.mod > above && v.index <= index && in(v.entry.key) {
-				return true
+	first := len(versions) - 1
+	for first > 0 && before[first] > above {
+		first--
+	}
+	return func(yield func(*version) bool) {
+		for i := max(first, 0); i < len(versions); i++ {
+			slab := versions[i][:min(written-i*slabSize, slabSize)]
+			for j := range slab {
+				if v := &slab[j]; v.mod > above && v.index <= index && !yield(v) {
+					return
+				}
 			}
 		}
-		if before[i] <= above {
-			return false
-		}
 	}
-	return false
 }
 
 // page appends to dst up to cap(dst) entries in order, beginning at from

@@ -271,11 +271,16 @@ func (w *writer) checkReads(t testing.TB, s *Store, rng *rand.Rand, n int) {
 		}
 		w.checkRange(t, s, rng, at)
 		w.checkChanged(t, s, rng, or(at, m.revision))
+		w.checkChanges(t, s, rng, or(at, m.revision))
 		w.checkHistory(t, s, key, at)
 	}
 	if m.keepSince > 1 {
 		if _, _, err := s.Get([]byte("a"), m.keepSince-1); !isCompacted(err, m.keepSince) {
 			t.Fatalf("Get below KeepSince: %v", err)
+		}
+		none := func([]byte, bool) (bool, bool) { return false, false }
+		if _, err := s.Changes(context.Background(), ChangesOptions{After: m.keepSince - 2, Want: none}); !isCompacted(err, m.keepSince) {
+			t.Fatalf("Changes from below KeepSince: %v", err)
 		}
 	}
 }
@@ -334,6 +339,65 @@ func (w *writer) checkChanged(t testing.TB, s *Store, rng *rand.Rand, at uint64)
 	}
 	if got, err := s.Changed(context.Background(), at, in); err != nil || got != want {
 		t.Fatalf("Changed in [%x, %x) above %d: %v, %v; want %v", start, end, at, got, err, want)
+	}
+}
+
+// checkChanges goes through what was written between two keys above a revision.
+func (w *writer) checkChanges(t testing.TB, s *Store, rng *rand.Rand, after uint64) {
+	t.Helper()
+	m := w.model
+	start, end := randomKey(rng, w.keys), randomKey(rng, w.keys)
+	deletions, prev := rng.IntN(3) > 0, rng.IntN(2) == 0
+	wanted := func(key []byte, deleted bool) bool {
+		return bytes.Compare(key, start) >= 0 && bytes.Compare(key, end) < 0 && (deletions || !deleted)
+	}
+	var want []Change
+	for key, versions := range m.keys {
+		for i, v := range versions {
+			if v.ModRevision <= after || !wanted([]byte(key), v.deleted) {
+				continue
+			}
+			c := Change{Version: v.Version, Deleted: v.deleted}
+			c.Key = []byte(key)
+			if prev && i > 0 && !versions[i-1].deleted && v.ModRevision > m.keepSince {
+				c.Prev = versions[i-1].Version
+			}
+			want = append(want, c)
+		}
+	}
+	sort.Slice(want, func(i, j int) bool {
+		if want[i].ModRevision == want[j].ModRevision {
+			return bytes.Compare(want[i].Key, want[j].Key) < 0
+		}
+		return want[i].ModRevision < want[j].ModRevision
+	})
+	o := ChangesOptions{
+		After: after, Limit: rng.IntN(10), MaxBytes: rng.IntN(100),
+		Want: func(key []byte, deleted bool) (bool, bool) { return wanted(key, deleted), prev },
+	}
+	for page := (Changes{More: true}); page.More; o.After = page.UpTo {
+		var err error
+		if page, err = s.Changes(context.Background(), o); err != nil {
+			t.Fatalf("Changes above %d: %v", o.After, err)
+		}
+		if page.More && (page.UpTo <= o.After || len(page.Changes) == 0) {
+			t.Fatalf("Changes above %d: %d up to %d, and more", o.After, len(page.Changes), page.UpTo)
+		}
+		for _, got := range page.Changes {
+			if len(want) == 0 {
+				t.Fatalf("Changes above %d: %+v, and none is left", o.After, got)
+			}
+			if !sameVersion(got.Version, want[0].Version) || got.Deleted != want[0].Deleted || !sameVersion(got.Prev, want[0].Prev) {
+				t.Fatalf("Changes above %d: %+v; want %+v", o.After, got, want[0])
+			}
+			want = want[1:]
+		}
+		if len(want) > 0 && want[0].ModRevision <= page.UpTo {
+			t.Fatalf("Changes above %d up to %d: without %+v", o.After, page.UpTo, want[0])
+		}
+	}
+	if o.After != max(after, m.revision) || len(want) > 0 {
+		t.Fatalf("Changes above %d ended at %d, want %d, without %d", after, o.After, m.revision, len(want))
 	}
 }
 

@@ -197,7 +197,7 @@ func (s *Store) load(f *file) error {
 	meta := state.meta(size)
 	s.published.Store(state)
 	s.durable.Store(&meta)
-	s.view.Store(&view{active: newMemtable(s.seed), file: f})
+	s.view.Store(&view{active: newMemtable(s.seed, state.State), file: f})
 	s.markFull(false)
 	return nil
 }

@@ -63,19 +63,24 @@ func (w *waiters) wake(applied uint64) {
 	}
 }
 
+// Applied returns a channel that is closed once the entry at index, or a later one,
+// has been applied. The caller calls end when it waits no more.
+func (s *Store) Applied(index uint64) (applied <-chan struct{}, end func()) {
+	ready := s.waiters.add(index)
+	// It may have been applied before the waiter was there to be seen.
+	s.waiters.wake(s.AppliedIndex())
+	return ready, func() { s.waiters.remove(ready) }
+}
+
 // WaitApplied blocks until the entry at index, or a later one, has been applied.
 func (s *Store) WaitApplied(ctx context.Context, index uint64) error {
 	if s.AppliedIndex() >= index {
 		return nil
 	}
-	ready := s.waiters.add(index)
-	defer s.waiters.remove(ready)
-	// It may have been applied before the waiter was there to be seen.
-	if s.AppliedIndex() >= index {
-		return nil
-	}
+	applied, end := s.Applied(index)
+	defer end()
 	select {
-	case <-ready:
+	case <-applied:
 		return nil
 	case <-s.failed:
 		return s.Err()
