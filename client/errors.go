@@ -33,6 +33,9 @@ var (
 	// ErrCompacted: the history at the revision asked for is gone; errors.As
 	// with *CompactedError tells the oldest revision that is kept.
 	ErrCompacted = errors.New("revision compacted")
+	// ErrSlowWatch: the consumer of a watch has fallen too far behind; errors.As with
+	// *SlowWatchError tells from where to go on.
+	ErrSlowWatch = errors.New("watch is too slow")
 	// ErrRevisionAhead: the revision lies in the future of the cluster.
 	ErrRevisionAhead = errors.New("revision is ahead of the cluster")
 	// ErrInvalid: the request is malformed. The next four are special cases of

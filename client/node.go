@@ -41,6 +41,7 @@ type node struct {
 	closed   bool
 	conn     *grpc.ClientConn // nil until needed
 	stream   *stream          // nil until needed
+	watches  *watchStream     // nil until needed
 	lanes    map[laneKey]*lane
 	ready    []*lane             // lanes to send from, in turn
 	inFlight map[uint64]*message // by id

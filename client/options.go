@@ -67,13 +67,22 @@ func IfRevision(rev uint64) WriteOption { return ifRevision(rev) }
 // CreateOnly executes the put only if there is no such key.
 func CreateOnly() PutOption { return ifRevision(0) }
 
+// PrevOption is WithPrev.
+type PrevOption interface {
+	WriteOption
+	WatchOption
+}
+
 type withPrev struct{}
+
+func (withPrev) applyWatch(o *watchOptions) { o.prev = true }
 
 func (withPrev) applyPut(o *writeOptions)    { o.prev = true }
 func (withPrev) applyDelete(o *writeOptions) { o.prev = true }
 
-// WithPrev returns the version of the key that the write replaced.
-func WithPrev() WriteOption { return withPrev{} }
+// WithPrev returns the version of the key that the write replaced; of a watch, with
+// each event.
+func WithPrev() PrevOption { return withPrev{} }
 
 type withLease uint64
 
@@ -119,15 +128,21 @@ type rangeOption func(*rangeOptions)
 
 func (f rangeOption) applyRange(o *rangeOptions) { f(o) }
 
+// selectOption is a rangeOption that selects keys.
+type selectOption func(*rangeOptions)
+
+func (f selectOption) applyRange(o *rangeOptions) { f(o) }
+func (f selectOption) applyWatch(o *watchOptions) { f(&o.rangeOptions) }
+
 // Prefix selects the keys that begin with p, within From and To if they are
 // given too.
-func Prefix(p string) RangeOption { return rangeOption(func(o *rangeOptions) { o.prefix = p }) }
+func Prefix(p string) SelectOption { return selectOption(func(o *rangeOptions) { o.prefix = p }) }
 
 // From selects the keys at or after key, in byte order.
-func From(key string) RangeOption { return rangeOption(func(o *rangeOptions) { o.from = key }) }
+func From(key string) SelectOption { return selectOption(func(o *rangeOptions) { o.from = key }) }
 
 // To selects the keys before key, in byte order. Empty: to the end.
-func To(key string) RangeOption { return rangeOption(func(o *rangeOptions) { o.to = key }) }
+func To(key string) SelectOption { return selectOption(func(o *rangeOptions) { o.to = key }) }
 
 // Limit returns at most n keys. 0: all of them, from RangePage DefaultPageSize.
 func Limit(n int) RangeOption { return rangeOption(func(o *rangeOptions) { o.limit = n }) }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"container/heap"
 	"context"
 	"iter"
@@ -133,6 +134,11 @@ func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32
 	if err := checkSpan(sp); err != nil {
 		return nil, err
 	}
+	return c.scanSpan(ctx, o, sp, revisions)
+}
+
+// scanSpan is scan of an interval that has been checked.
+func (c *Client) scanSpan(ctx context.Context, o *rangeOptions, sp span, revisions map[uint32]uint64) (*scan, error) {
 	if sp.empty() {
 		return &scan{cancel: func() {}}, nil
 	}
@@ -141,7 +147,7 @@ func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32
 		return nil, err
 	}
 	if o.stale || o.at != 0 || len(revisions) > 0 || len(shards) == 1 {
-		return c.scanAt(ctx, o, sp, shards, func(sh *shard) uint64 { return or(revisions[sh.id], o.at) })
+		return c.scanAt(ctx, o, sp, shards, func(sh *shard) uint64 { return cmp.Or(revisions[sh.id], o.at) })
 	}
 	var s *scan
 	err = c.oneInstant(ctx, reading{
@@ -180,13 +186,6 @@ func (c *Client) scanAt(ctx context.Context, o *rangeOptions, sp span, shards []
 		s.fetches.Go(func() { f.run(ctx) })
 	}
 	return s, nil
-}
-
-func or(a, b uint64) uint64 {
-	if a != 0 {
-		return a
-	}
-	return b
 }
 
 // close ends the scan and waits for its goroutines.

@@ -37,6 +37,12 @@ const (
 	maxRanges = 64
 	// rangePageBytes is the size at which a page of a range is cut.
 	rangePageBytes = 512 << 10
+	// maxStreamWatches is per Watch stream.
+	maxStreamWatches = 100_000
+	// feedEvents and feedBytes are where a message of events is cut; it holds what
+	// has one revision, however much that is.
+	feedEvents = 1000
+	feedBytes  = 256 << 10
 	// groupBytes is where the writes of one message are cut into several log
 	// entries: larger entries delay the small ones behind them.
 	groupBytes = 256 << 10

@@ -25,6 +25,9 @@ type metrics struct {
 	gets     prometheus.Histogram     // gets per message
 	inFlight prometheus.Gauge
 	streams  prometheus.Gauge
+
+	watches     prometheus.Gauge
+	watchEvents prometheus.Counter
 }
 
 // numCodes is the number of gRPC codes.
@@ -51,8 +54,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "kvd_batch_streams", Help: "Open Batch streams.",
 		}),
 		methods: map[string]*byCode{},
+		watches: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "kvd_watches", Help: "Watches of shards that this node leads.",
+		}),
+		watchEvents: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kvd_watch_events_total", Help: "Events sent to clients that watch; one for all watches of a stream.",
+		}),
 	}
-	reg.MustRegister(m.latency, m.writes, m.gets, m.inFlight, m.streams)
+	reg.MustRegister(m.latency, m.writes, m.gets, m.inFlight, m.streams, m.watches, m.watchEvents)
 	m.batch = &byCode{method: "Batch"}
 	for _, desc := range []grpc.ServiceDesc{kvdpb.KV_ServiceDesc, kvdpb.Cluster_ServiceDesc} {
 		for _, d := range desc.Methods {
@@ -62,8 +71,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			m.methods["/"+desc.ServiceName+"/"+d.StreamName] = &byCode{method: d.StreamName}
 		}
 	}
-	// A stream of batches lasts as long as its client; its messages count.
+	// A stream of batches lasts as long as its client; its messages count. Watches
+	// last as long.
 	delete(m.methods, kvdpb.KV_Batch_FullMethodName)
+	delete(m.methods, kvdpb.KV_Watch_FullMethodName)
 	return m
 }
 

@@ -100,10 +100,13 @@ func keyValues(versions []store.Version) []*kvdpb.KeyValue {
 	slab := make([]kvdpb.KeyValue, len(versions))
 	kvs := make([]*kvdpb.KeyValue, len(versions))
 	for i := range versions {
-		v, kv := &versions[i], &slab[i]
-		kv.Key, kv.Value, kv.Lease = v.Key, v.Value, v.Lease
-		kv.CreateRevision, kv.ModRevision, kv.Version = v.CreateRevision, v.ModRevision, v.Version
-		kvs[i] = kv
+		kvs[i] = &slab[i]
+		fillKeyValue(kvs[i], &versions[i])
 	}
 	return kvs
+}
+
+func fillKeyValue(kv *kvdpb.KeyValue, v *store.Version) {
+	kv.Key, kv.Value, kv.Lease = v.Key, v.Value, v.Lease
+	kv.CreateRevision, kv.ModRevision, kv.Version = v.CreateRevision, v.ModRevision, v.Version
 }

@@ -226,6 +226,15 @@ func (r *Replica) IsLeader() bool {
 	return g != nil && g.engine.leads(g.term)
 }
 
+// Reign returns once this replica leads and is ready to serve. The channel is closed
+// when that may have ended. Errors: *NotLeaderError, ErrStopping, the context's
+// cause.
+func (r *Replica) Reign(ctx context.Context) (ended <-chan struct{}, err error) {
+	_, changed := r.throne.get()
+	_, err = r.awaitReign(ctx)
+	return changed, err
+}
+
 // leading tells whether raft takes this replica for the leader; it may not be
 // ready yet.
 func (r *Replica) leading() bool { return r.engine.Load().raft.State() == raft.Leader }

@@ -21,6 +21,7 @@ type Change struct {
 // ChangesOptions selects changes.
 type ChangesOptions struct {
 	After uint64 // those above this revision
+	UpTo  uint64 // and not above this one; 0: all
 	// Want tells whether a change is wanted, and whether with Prev: what it superseded,
 	// as far as that is still kept.
 	Want func(key []byte, deleted bool) (want, prev bool)
@@ -34,7 +35,7 @@ type ChangesOptions struct {
 type Changes struct {
 	Changes []Change
 	UpTo    uint64 // what was committed up to it is here: the After of the next page
-	More    bool   // there is more already
+	More    bool   // there is more already, not above the UpTo asked for
 }
 
 // Changes returns what was committed above a revision. What is left of it from
@@ -163,6 +164,9 @@ func (p *changePager) start(upTo uint64) {
 	if l := p.options.MaxBytes; l > 0 {
 		p.maxBytes = min(p.maxBytes, l)
 	}
+	if u := p.options.UpTo; u > 0 {
+		upTo = min(upTo, u)
+	}
 	p.page = Changes{Changes: p.page.Changes[:0], UpTo: max(upTo, p.options.After)}
 }
 
@@ -233,7 +237,7 @@ func (p *changePager) fromMemory(v *view, index uint64) {
 	}
 	for w := range v.since(p.options.After, index) {
 		c := w.change()
-		if !late && p.cut(c) {
+		if !late && (c.rev > p.page.UpTo || p.cut(c)) {
 			return
 		}
 		if want, prev := p.wants(c); want {

@@ -2189,6 +2189,488 @@ func (x *ConfirmResponse) GetPresent() uint64 {
 	return 0
 }
 
+type WatchRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // shard is required
+	// Types that are valid to be assigned to Request:
+	//
+	//	*WatchRequest_Create
+	//	*WatchRequest_Cancel
+	//	*WatchRequest_Advance
+	Request       isWatchRequest_Request `protobuf_oneof:"request"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *WatchRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetRequest() isWatchRequest_Request {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetCreate() *WatchCreate {
+	if x != nil {
+		if x, ok := x.Request.(*WatchRequest_Create); ok {
+			return x.Create
+		}
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetCancel() *WatchCancel {
+	if x != nil {
+		if x, ok := x.Request.(*WatchRequest_Cancel); ok {
+			return x.Cancel
+		}
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetAdvance() *WatchAdvance {
+	if x != nil {
+		if x, ok := x.Request.(*WatchRequest_Advance); ok {
+			return x.Advance
+		}
+	}
+	return nil
+}
+
+type isWatchRequest_Request interface {
+	isWatchRequest_Request()
+}
+
+type WatchRequest_Create struct {
+	Create *WatchCreate `protobuf:"bytes,2,opt,name=create,proto3,oneof"`
+}
+
+type WatchRequest_Cancel struct {
+	Cancel *WatchCancel `protobuf:"bytes,3,opt,name=cancel,proto3,oneof"`
+}
+
+type WatchRequest_Advance struct {
+	Advance *WatchAdvance `protobuf:"bytes,4,opt,name=advance,proto3,oneof"`
+}
+
+func (*WatchRequest_Create) isWatchRequest_Request() {}
+
+func (*WatchRequest_Cancel) isWatchRequest_Request() {}
+
+func (*WatchRequest_Advance) isWatchRequest_Request() {}
+
+type WatchCreate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the client, unique on the stream.
+	Watch uint64 `protobuf:"varint,1,opt,name=watch,proto3" json:"watch,omitempty"`
+	Start []byte `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"`
+	// First key after the range; empty: to the end of the key space.
+	End []byte `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
+	// Changes above this revision; 0: above all that has been acknowledged.
+	After uint64 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"`
+	// Neither puts, nor deletes.
+	NoPuts    bool `protobuf:"varint,5,opt,name=no_puts,json=noPuts,proto3" json:"no_puts,omitempty"`
+	NoDeletes bool `protobuf:"varint,6,opt,name=no_deletes,json=noDeletes,proto3" json:"no_deletes,omitempty"`
+	// With what each change superseded, as far as it is still kept.
+	Prev          bool `protobuf:"varint,7,opt,name=prev,proto3" json:"prev,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchCreate) Reset() {
+	*x = WatchCreate{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchCreate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchCreate) ProtoMessage() {}
+
+func (x *WatchCreate) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchCreate.ProtoReflect.Descriptor instead.
+func (*WatchCreate) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *WatchCreate) GetWatch() uint64 {
+	if x != nil {
+		return x.Watch
+	}
+	return 0
+}
+
+func (x *WatchCreate) GetStart() []byte {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *WatchCreate) GetEnd() []byte {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *WatchCreate) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *WatchCreate) GetNoPuts() bool {
+	if x != nil {
+		return x.NoPuts
+	}
+	return false
+}
+
+func (x *WatchCreate) GetNoDeletes() bool {
+	if x != nil {
+		return x.NoDeletes
+	}
+	return false
+}
+
+func (x *WatchCreate) GetPrev() bool {
+	if x != nil {
+		return x.Prev
+	}
+	return false
+}
+
+type WatchCancel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Watch         uint64                 `protobuf:"varint,1,opt,name=watch,proto3" json:"watch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchCancel) Reset() {
+	*x = WatchCancel{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchCancel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchCancel) ProtoMessage() {}
+
+func (x *WatchCancel) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchCancel.ProtoReflect.Descriptor instead.
+func (*WatchCancel) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *WatchCancel) GetWatch() uint64 {
+	if x != nil {
+		return x.Watch
+	}
+	return 0
+}
+
+// WatchAdvance asks to be told that the watches of the shard are complete up to a
+// revision, or to a later one.
+type WatchAdvance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rises on a stream.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// 0: at or above all that has been acknowledged before.
+	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchAdvance) Reset() {
+	*x = WatchAdvance{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchAdvance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchAdvance) ProtoMessage() {}
+
+func (x *WatchAdvance) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchAdvance.ProtoReflect.Descriptor instead.
+func (*WatchAdvance) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *WatchAdvance) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *WatchAdvance) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type WatchResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // of the shard
+	// In the order of their revisions; those of one revision come together.
+	Events []*WatchEvent `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	// What there was up to this revision has been told: to the watches that have
+	// joined, and with `catching_up` to those in `events` alone.
+	Complete uint64 `protobuf:"varint,3,opt,name=complete,proto3" json:"complete,omitempty"`
+	// The events are from before `complete` of an earlier message, for watches that
+	// have not joined yet.
+	CatchingUp bool `protobuf:"varint,4,opt,name=catching_up,json=catchingUp,proto3" json:"catching_up,omitempty"`
+	// Watches that from now on go by `complete`.
+	Joined []uint64 `protobuf:"varint,5,rep,packed,name=joined,proto3" json:"joined,omitempty"`
+	// The latest WatchAdvance that is fulfilled.
+	Advanced uint64 `protobuf:"varint,6,opt,name=advanced,proto3" json:"advanced,omitempty"`
+	// Watches that have ended, and why.
+	Ended         []uint64 `protobuf:"varint,7,rep,packed,name=ended,proto3" json:"ended,omitempty"`
+	Error         *Error   `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *WatchResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetEvents() []*WatchEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetComplete() uint64 {
+	if x != nil {
+		return x.Complete
+	}
+	return 0
+}
+
+func (x *WatchResponse) GetCatchingUp() bool {
+	if x != nil {
+		return x.CatchingUp
+	}
+	return false
+}
+
+func (x *WatchResponse) GetJoined() []uint64 {
+	if x != nil {
+		return x.Joined
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetAdvanced() uint64 {
+	if x != nil {
+		return x.Advanced
+	}
+	return 0
+}
+
+func (x *WatchResponse) GetEnded() []uint64 {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+type WatchEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The watches that are told; none: those of the event before.
+	Watches []uint64 `protobuf:"varint,1,rep,packed,name=watches,proto3" json:"watches,omitempty"`
+	// Of a deletion: key and mod revision.
+	Kv      *KeyValue `protobuf:"bytes,2,opt,name=kv,proto3" json:"kv,omitempty"`
+	Deleted bool      `protobuf:"varint,3,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// What it superseded, if a watch wants that.
+	Prev          *KeyValue `protobuf:"bytes,4,opt,name=prev,proto3" json:"prev,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEvent) Reset() {
+	*x = WatchEvent{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEvent) ProtoMessage() {}
+
+func (x *WatchEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
+func (*WatchEvent) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *WatchEvent) GetWatches() []uint64 {
+	if x != nil {
+		return x.Watches
+	}
+	return nil
+}
+
+func (x *WatchEvent) GetKv() *KeyValue {
+	if x != nil {
+		return x.Kv
+	}
+	return nil
+}
+
+func (x *WatchEvent) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *WatchEvent) GetPrev() *KeyValue {
+	if x != nil {
+		return x.Prev
+	}
+	return nil
+}
+
 type CompactRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // shard is required
@@ -2203,7 +2685,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2697,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2710,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CompactRequest) GetHeader() *Header {
@@ -2263,7 +2745,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2757,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2770,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CompactResponse) GetHeader() *ResponseHeader {
@@ -2319,7 +2801,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2813,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2826,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SettleRequest) GetHeader() *Header {
@@ -2395,7 +2877,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2889,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2902,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SettleResponse) GetHeader() *ResponseHeader {
@@ -2466,7 +2948,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2960,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2973,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Error) GetReason() Reason {
@@ -2577,7 +3059,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +3071,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +3084,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ClusterMap) GetEpoch() uint64 {
@@ -2669,7 +3151,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +3163,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +3176,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Node) GetId() string {
@@ -2752,7 +3234,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +3246,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +3259,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Shard) GetId() uint32 {
@@ -2811,7 +3293,7 @@ type SlotOverride struct {
 
 func (x *SlotOverride) Reset() {
 	*x = SlotOverride{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +3305,7 @@ func (x *SlotOverride) String() string {
 func (*SlotOverride) ProtoMessage() {}
 
 func (x *SlotOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +3318,7 @@ func (x *SlotOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotOverride.ProtoReflect.Descriptor instead.
 func (*SlotOverride) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SlotOverride) GetSlot() uint32 {
@@ -2862,7 +3344,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +3356,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +3369,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetMapRequest) GetHeader() *Header {
@@ -2912,7 +3394,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3406,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3419,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetMapResponse) GetHeader() *ResponseHeader {
@@ -2986,7 +3468,7 @@ type ShardLeader struct {
 
 func (x *ShardLeader) Reset() {
 	*x = ShardLeader{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2998,7 +3480,7 @@ func (x *ShardLeader) String() string {
 func (*ShardLeader) ProtoMessage() {}
 
 func (x *ShardLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3011,7 +3493,7 @@ func (x *ShardLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardLeader.ProtoReflect.Descriptor instead.
 func (*ShardLeader) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ShardLeader) GetShard() uint32 {
@@ -3044,7 +3526,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3538,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3551,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *NodeStatusRequest) GetHeader() *Header {
@@ -3097,7 +3579,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3591,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3604,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *NodeStatusResponse) GetHeader() *ResponseHeader {
@@ -3197,7 +3679,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3691,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3704,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReplicaStatus) GetShard() uint32 {
@@ -3318,7 +3800,7 @@ type CheckDiskRequest struct {
 
 func (x *CheckDiskRequest) Reset() {
 	*x = CheckDiskRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3330,7 +3812,7 @@ func (x *CheckDiskRequest) String() string {
 func (*CheckDiskRequest) ProtoMessage() {}
 
 func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3343,7 +3825,7 @@ func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskRequest.ProtoReflect.Descriptor instead.
 func (*CheckDiskRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CheckDiskRequest) GetHeader() *Header {
@@ -3370,7 +3852,7 @@ type CheckDiskResponse struct {
 
 func (x *CheckDiskResponse) Reset() {
 	*x = CheckDiskResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3864,7 @@ func (x *CheckDiskResponse) String() string {
 func (*CheckDiskResponse) ProtoMessage() {}
 
 func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3877,7 @@ func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskResponse.ProtoReflect.Descriptor instead.
 func (*CheckDiskResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CheckDiskResponse) GetShard() uint32 {
@@ -3451,7 +3933,7 @@ type ShardRevisionRequest struct {
 
 func (x *ShardRevisionRequest) Reset() {
 	*x = ShardRevisionRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3463,7 +3945,7 @@ func (x *ShardRevisionRequest) String() string {
 func (*ShardRevisionRequest) ProtoMessage() {}
 
 func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3476,7 +3958,7 @@ func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionRequest.ProtoReflect.Descriptor instead.
 func (*ShardRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ShardRevisionRequest) GetHeader() *Header {
@@ -3503,7 +3985,7 @@ type ShardRevisionResponse struct {
 
 func (x *ShardRevisionResponse) Reset() {
 	*x = ShardRevisionResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[47]
+	mi := &file_kvdpb_kvd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3515,7 +3997,7 @@ func (x *ShardRevisionResponse) String() string {
 func (*ShardRevisionResponse) ProtoMessage() {}
 
 func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[47]
+	mi := &file_kvdpb_kvd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3528,7 +4010,7 @@ func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionResponse.ProtoReflect.Descriptor instead.
 func (*ShardRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{47}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ShardRevisionResponse) GetHeader() *ResponseHeader {
@@ -3561,7 +4043,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[48]
+	mi := &file_kvdpb_kvd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3573,7 +4055,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[48]
+	mi := &file_kvdpb_kvd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +4068,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{48}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DigestRequest) GetHeader() *Header {
@@ -3638,7 +4120,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[49]
+	mi := &file_kvdpb_kvd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +4132,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[49]
+	mi := &file_kvdpb_kvd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3663,7 +4145,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{49}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DigestResponse) GetHeader() *ResponseHeader {
@@ -3872,7 +4354,43 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0fConfirmResponse\x12.\n" +
 	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x18\n" +
 	"\achanged\x18\x02 \x01(\bR\achanged\x12\x18\n" +
-	"\apresent\x18\x03 \x01(\x04R\apresent\"m\n" +
+	"\apresent\x18\x03 \x01(\x04R\apresent\"\xd1\x01\n" +
+	"\fWatchRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12-\n" +
+	"\x06create\x18\x02 \x01(\v2\x13.kvd.v1.WatchCreateH\x00R\x06create\x12-\n" +
+	"\x06cancel\x18\x03 \x01(\v2\x13.kvd.v1.WatchCancelH\x00R\x06cancel\x120\n" +
+	"\aadvance\x18\x04 \x01(\v2\x14.kvd.v1.WatchAdvanceH\x00R\aadvanceB\t\n" +
+	"\arequest\"\xad\x01\n" +
+	"\vWatchCreate\x12\x14\n" +
+	"\x05watch\x18\x01 \x01(\x04R\x05watch\x12\x14\n" +
+	"\x05start\x18\x02 \x01(\fR\x05start\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\fR\x03end\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\x04R\x05after\x12\x17\n" +
+	"\ano_puts\x18\x05 \x01(\bR\x06noPuts\x12\x1d\n" +
+	"\n" +
+	"no_deletes\x18\x06 \x01(\bR\tnoDeletes\x12\x12\n" +
+	"\x04prev\x18\a \x01(\bR\x04prev\"#\n" +
+	"\vWatchCancel\x12\x14\n" +
+	"\x05watch\x18\x01 \x01(\x04R\x05watch\":\n" +
+	"\fWatchAdvance\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\x97\x02\n" +
+	"\rWatchResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12*\n" +
+	"\x06events\x18\x02 \x03(\v2\x12.kvd.v1.WatchEventR\x06events\x12\x1a\n" +
+	"\bcomplete\x18\x03 \x01(\x04R\bcomplete\x12\x1f\n" +
+	"\vcatching_up\x18\x04 \x01(\bR\n" +
+	"catchingUp\x12\x16\n" +
+	"\x06joined\x18\x05 \x03(\x04R\x06joined\x12\x1a\n" +
+	"\badvanced\x18\x06 \x01(\x04R\badvanced\x12\x14\n" +
+	"\x05ended\x18\a \x03(\x04R\x05ended\x12#\n" +
+	"\x05error\x18\b \x01(\v2\r.kvd.v1.ErrorR\x05error\"\x88\x01\n" +
+	"\n" +
+	"WatchEvent\x12\x18\n" +
+	"\awatches\x18\x01 \x03(\x04R\awatches\x12 \n" +
+	"\x02kv\x18\x02 \x01(\v2\x10.kvd.v1.KeyValueR\x02kv\x12\x18\n" +
+	"\adeleted\x18\x03 \x01(\bR\adeleted\x12$\n" +
+	"\x04prev\x18\x04 \x01(\v2\x10.kvd.v1.KeyValueR\x04prev\"m\n" +
 	"\x0eCompactRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x17\n" +
@@ -4021,7 +4539,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0fREASON_DEADLINE\x10\x14\x12\x1a\n" +
 	"\x16REASON_LEASE_NOT_FOUND\x10\x15\x12\x11\n" +
 	"\rREASON_FENCED\x10\x16\x12\x13\n" +
-	"\x0fREASON_INTERNAL\x10\x172\xf7\x04\n" +
+	"\x0fREASON_INTERNAL\x10\x172\xb1\x05\n" +
 	"\x02KV\x128\n" +
 	"\x05Batch\x12\x14.kvd.v1.BatchRequest\x1a\x15.kvd.v1.BatchResponse(\x010\x01\x12.\n" +
 	"\x03Put\x12\x12.kvd.v1.PutRequest\x1a\x13.kvd.v1.PutResponse\x12.\n" +
@@ -4031,7 +4549,8 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x05Range\x12\x14.kvd.v1.RangeRequest\x1a\x15.kvd.v1.RangeResponse0\x01\x12:\n" +
 	"\aHistory\x12\x16.kvd.v1.HistoryRequest\x1a\x17.kvd.v1.HistoryResponse\x121\n" +
 	"\x04Hold\x12\x13.kvd.v1.HoldRequest\x1a\x14.kvd.v1.HoldResponse\x12:\n" +
-	"\aConfirm\x12\x16.kvd.v1.ConfirmRequest\x1a\x17.kvd.v1.ConfirmResponse\x12:\n" +
+	"\aConfirm\x12\x16.kvd.v1.ConfirmRequest\x1a\x17.kvd.v1.ConfirmResponse\x128\n" +
+	"\x05Watch\x12\x14.kvd.v1.WatchRequest\x1a\x15.kvd.v1.WatchResponse(\x010\x01\x12:\n" +
 	"\aCompact\x12\x16.kvd.v1.CompactRequest\x1a\x17.kvd.v1.CompactResponse\x127\n" +
 	"\x06Settle\x12\x15.kvd.v1.SettleRequest\x1a\x16.kvd.v1.SettleResponse2\xd2\x02\n" +
 	"\aCluster\x127\n" +
@@ -4055,7 +4574,7 @@ func file_kvdpb_kvd_proto_rawDescGZIP() []byte {
 }
 
 var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_kvdpb_kvd_proto_goTypes = []any{
 	(Reason)(0),                   // 0: kvd.v1.Reason
 	(*Header)(nil),                // 1: kvd.v1.Header
@@ -4087,40 +4606,46 @@ var file_kvdpb_kvd_proto_goTypes = []any{
 	(*HoldResponse)(nil),          // 27: kvd.v1.HoldResponse
 	(*ConfirmRequest)(nil),        // 28: kvd.v1.ConfirmRequest
 	(*ConfirmResponse)(nil),       // 29: kvd.v1.ConfirmResponse
-	(*CompactRequest)(nil),        // 30: kvd.v1.CompactRequest
-	(*CompactResponse)(nil),       // 31: kvd.v1.CompactResponse
-	(*SettleRequest)(nil),         // 32: kvd.v1.SettleRequest
-	(*SettleResponse)(nil),        // 33: kvd.v1.SettleResponse
-	(*Error)(nil),                 // 34: kvd.v1.Error
-	(*ClusterMap)(nil),            // 35: kvd.v1.ClusterMap
-	(*Node)(nil),                  // 36: kvd.v1.Node
-	(*Shard)(nil),                 // 37: kvd.v1.Shard
-	(*SlotOverride)(nil),          // 38: kvd.v1.SlotOverride
-	(*GetMapRequest)(nil),         // 39: kvd.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 40: kvd.v1.GetMapResponse
-	(*ShardLeader)(nil),           // 41: kvd.v1.ShardLeader
-	(*NodeStatusRequest)(nil),     // 42: kvd.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 43: kvd.v1.NodeStatusResponse
-	(*ReplicaStatus)(nil),         // 44: kvd.v1.ReplicaStatus
-	(*CheckDiskRequest)(nil),      // 45: kvd.v1.CheckDiskRequest
-	(*CheckDiskResponse)(nil),     // 46: kvd.v1.CheckDiskResponse
-	(*ShardRevisionRequest)(nil),  // 47: kvd.v1.ShardRevisionRequest
-	(*ShardRevisionResponse)(nil), // 48: kvd.v1.ShardRevisionResponse
-	(*DigestRequest)(nil),         // 49: kvd.v1.DigestRequest
-	(*DigestResponse)(nil),        // 50: kvd.v1.DigestResponse
+	(*WatchRequest)(nil),          // 30: kvd.v1.WatchRequest
+	(*WatchCreate)(nil),           // 31: kvd.v1.WatchCreate
+	(*WatchCancel)(nil),           // 32: kvd.v1.WatchCancel
+	(*WatchAdvance)(nil),          // 33: kvd.v1.WatchAdvance
+	(*WatchResponse)(nil),         // 34: kvd.v1.WatchResponse
+	(*WatchEvent)(nil),            // 35: kvd.v1.WatchEvent
+	(*CompactRequest)(nil),        // 36: kvd.v1.CompactRequest
+	(*CompactResponse)(nil),       // 37: kvd.v1.CompactResponse
+	(*SettleRequest)(nil),         // 38: kvd.v1.SettleRequest
+	(*SettleResponse)(nil),        // 39: kvd.v1.SettleResponse
+	(*Error)(nil),                 // 40: kvd.v1.Error
+	(*ClusterMap)(nil),            // 41: kvd.v1.ClusterMap
+	(*Node)(nil),                  // 42: kvd.v1.Node
+	(*Shard)(nil),                 // 43: kvd.v1.Shard
+	(*SlotOverride)(nil),          // 44: kvd.v1.SlotOverride
+	(*GetMapRequest)(nil),         // 45: kvd.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 46: kvd.v1.GetMapResponse
+	(*ShardLeader)(nil),           // 47: kvd.v1.ShardLeader
+	(*NodeStatusRequest)(nil),     // 48: kvd.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 49: kvd.v1.NodeStatusResponse
+	(*ReplicaStatus)(nil),         // 50: kvd.v1.ReplicaStatus
+	(*CheckDiskRequest)(nil),      // 51: kvd.v1.CheckDiskRequest
+	(*CheckDiskResponse)(nil),     // 52: kvd.v1.CheckDiskResponse
+	(*ShardRevisionRequest)(nil),  // 53: kvd.v1.ShardRevisionRequest
+	(*ShardRevisionResponse)(nil), // 54: kvd.v1.ShardRevisionResponse
+	(*DigestRequest)(nil),         // 55: kvd.v1.DigestRequest
+	(*DigestResponse)(nil),        // 56: kvd.v1.DigestResponse
 }
 var file_kvdpb_kvd_proto_depIdxs = []int32{
 	5,  // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
 	6,  // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
 	4,  // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
-	34, // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
+	40, // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
 	4,  // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
-	34, // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
+	40, // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
 	1,  // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
 	8,  // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
 	7,  // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
 	2,  // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	34, // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
+	40, // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
 	9,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
 	10, // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
 	1,  // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
@@ -4151,64 +4676,75 @@ var file_kvdpb_kvd_proto_depIdxs = []int32{
 	2,  // 38: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
 	1,  // 39: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
 	2,  // 40: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 41: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
-	2,  // 42: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 43: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
-	2,  // 44: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
-	9,  // 45: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
-	0,  // 46: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
-	36, // 47: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
-	37, // 48: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
-	38, // 49: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
-	1,  // 50: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
-	2,  // 51: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
-	35, // 52: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
-	41, // 53: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
-	1,  // 54: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
-	2,  // 55: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
-	44, // 56: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
-	1,  // 57: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
-	1,  // 58: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
-	2,  // 59: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 60: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
-	2,  // 61: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
-	11, // 62: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
-	13, // 63: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
-	15, // 64: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
-	17, // 65: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
-	19, // 66: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
-	21, // 67: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
-	23, // 68: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
-	26, // 69: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
-	28, // 70: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
-	30, // 71: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
-	32, // 72: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
-	39, // 73: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
-	42, // 74: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
-	45, // 75: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
-	47, // 76: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
-	49, // 77: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
-	12, // 78: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
-	14, // 79: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
-	16, // 80: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
-	18, // 81: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
-	20, // 82: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
-	22, // 83: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
-	24, // 84: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
-	27, // 85: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
-	29, // 86: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
-	31, // 87: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
-	33, // 88: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
-	40, // 89: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
-	43, // 90: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
-	46, // 91: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
-	48, // 92: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
-	50, // 93: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
-	78, // [78:94] is the sub-list for method output_type
-	62, // [62:78] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	1,  // 41: kvd.v1.WatchRequest.header:type_name -> kvd.v1.Header
+	31, // 42: kvd.v1.WatchRequest.create:type_name -> kvd.v1.WatchCreate
+	32, // 43: kvd.v1.WatchRequest.cancel:type_name -> kvd.v1.WatchCancel
+	33, // 44: kvd.v1.WatchRequest.advance:type_name -> kvd.v1.WatchAdvance
+	2,  // 45: kvd.v1.WatchResponse.header:type_name -> kvd.v1.ResponseHeader
+	35, // 46: kvd.v1.WatchResponse.events:type_name -> kvd.v1.WatchEvent
+	40, // 47: kvd.v1.WatchResponse.error:type_name -> kvd.v1.Error
+	4,  // 48: kvd.v1.WatchEvent.kv:type_name -> kvd.v1.KeyValue
+	4,  // 49: kvd.v1.WatchEvent.prev:type_name -> kvd.v1.KeyValue
+	1,  // 50: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
+	2,  // 51: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 52: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
+	2,  // 53: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
+	9,  // 54: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
+	0,  // 55: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
+	42, // 56: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
+	43, // 57: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
+	44, // 58: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
+	1,  // 59: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
+	2,  // 60: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
+	41, // 61: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
+	47, // 62: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
+	1,  // 63: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
+	2,  // 64: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
+	50, // 65: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
+	1,  // 66: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
+	1,  // 67: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
+	2,  // 68: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
+	1,  // 69: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
+	2,  // 70: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
+	11, // 71: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
+	13, // 72: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
+	15, // 73: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
+	17, // 74: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
+	19, // 75: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
+	21, // 76: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
+	23, // 77: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
+	26, // 78: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
+	28, // 79: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
+	30, // 80: kvd.v1.KV.Watch:input_type -> kvd.v1.WatchRequest
+	36, // 81: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
+	38, // 82: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
+	45, // 83: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
+	48, // 84: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
+	51, // 85: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
+	53, // 86: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
+	55, // 87: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
+	12, // 88: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
+	14, // 89: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
+	16, // 90: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
+	18, // 91: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
+	20, // 92: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
+	22, // 93: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
+	24, // 94: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
+	27, // 95: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
+	29, // 96: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
+	34, // 97: kvd.v1.KV.Watch:output_type -> kvd.v1.WatchResponse
+	37, // 98: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
+	39, // 99: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
+	46, // 100: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
+	49, // 101: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
+	52, // 102: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
+	54, // 103: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
+	56, // 104: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
+	88, // [88:105] is the sub-list for method output_type
+	71, // [71:88] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -4222,14 +4758,19 @@ func file_kvdpb_kvd_proto_init() {
 		(*WriteOp_Put)(nil),
 		(*WriteOp_Delete)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[45].OneofWrappers = []any{}
+	file_kvdpb_kvd_proto_msgTypes[29].OneofWrappers = []any{
+		(*WatchRequest_Create)(nil),
+		(*WatchRequest_Cancel)(nil),
+		(*WatchRequest_Advance)(nil),
+	}
+	file_kvdpb_kvd_proto_msgTypes[51].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_kvd_proto_rawDesc), len(file_kvdpb_kvd_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   50,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -33,6 +33,7 @@ const (
 	KV_History_FullMethodName     = "/kvd.v1.KV/History"
 	KV_Hold_FullMethodName        = "/kvd.v1.KV/Hold"
 	KV_Confirm_FullMethodName     = "/kvd.v1.KV/Confirm"
+	KV_Watch_FullMethodName       = "/kvd.v1.KV/Watch"
 	KV_Compact_FullMethodName     = "/kvd.v1.KV/Compact"
 	KV_Settle_FullMethodName      = "/kvd.v1.KV/Settle"
 )
@@ -64,6 +65,10 @@ type KVClient interface {
 	// all of one instant: it is asked of each of them, once all have begun to
 	// answer the reads.
 	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
+	// Watch tells of changes, in the order of their revisions, as they are
+	// committed. A stream carries any number of watches, each of one shard, which
+	// this node has to lead; it goes on when some of them end.
+	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error)
 	// Compact drops the history of a shard that lies below a revision: what was
 	// there before cannot be read any more.
 	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error)
@@ -182,6 +187,19 @@ func (c *kVClient) Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *kVClient) Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &KV_ServiceDesc.Streams[2], KV_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type KV_WatchClient = grpc.BidiStreamingClient[WatchRequest, WatchResponse]
+
 func (c *kVClient) Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CompactResponse)
@@ -229,6 +247,10 @@ type KVServer interface {
 	// all of one instant: it is asked of each of them, once all have begun to
 	// answer the reads.
 	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
+	// Watch tells of changes, in the order of their revisions, as they are
+	// committed. A stream carries any number of watches, each of one shard, which
+	// this node has to lead; it goes on when some of them end.
+	Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error
 	// Compact drops the history of a shard that lies below a revision: what was
 	// there before cannot be read any more.
 	Compact(context.Context, *CompactRequest) (*CompactResponse, error)
@@ -271,6 +293,9 @@ func (UnimplementedKVServer) Hold(context.Context, *HoldRequest) (*HoldResponse,
 }
 func (UnimplementedKVServer) Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
+}
+func (UnimplementedKVServer) Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedKVServer) Compact(context.Context, *CompactRequest) (*CompactResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Compact not implemented")
@@ -443,6 +468,13 @@ func _KV_Confirm_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KV_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(KVServer).Watch(&grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type KV_WatchServer = grpc.BidiStreamingServer[WatchRequest, WatchResponse]
+
 func _KV_Compact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CompactRequest)
 	if err := dec(in); err != nil {
@@ -534,6 +566,12 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Range",
 			Handler:       _KV_Range_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Watch",
+			Handler:       _KV_Watch_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "kvdpb/kvd.proto",

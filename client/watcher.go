@@ -1,0 +1,431 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+// watcher merges the watches of the shards that have a Watch's keys. All its work is
+// done by its consumer, in next; streams only push what comes.
+type watcher struct {
+	client *Client
+	ctx    context.Context //nolint:containedctx // of the Watch
+	cancel context.CancelFunc
+	detach func() bool // from the client's end
+	opts   *watchOptions
+	span   span
+	buffer int
+	wake   chan struct{} // room for one: something has come
+	timer  *time.Timer   // of progress
+
+	mu       sync.Mutex // guards what follows
+	parts    []*watchPart
+	bytes    int    // of all events that wait
+	slow     bool   // the consumer is
+	position uint64 // everything up to it has been told
+}
+
+// watchPart is a watcher's part in one shard. Its fields are guarded by the watcher's
+// mu, but for those of the consumer.
+type watchPart struct {
+	watcher  *watcher
+	shard    *shard
+	sub      *subscription // nil: it is to be made, or paused
+	paused   bool          // until there is room
+	waiting  [][]Event     // not told yet; none of them is empty
+	complete uint64        // what there was up to it has come; a joined sub may know better
+
+	failed  *outcome // why the latest sub ended
+	settled bool     // a sub has joined since the latest attempt
+	begun   bool     // one ever has
+
+	retry *retry // the consumer's
+	seat  *seat  // the consumer's: of the latest attempt
+}
+
+// subscription is a part's watch at a node.
+type subscription struct {
+	part   *watchPart
+	stream *watchStream
+	feed   *watchFeed
+	id     uint64
+	joined bool // it goes by the feed's revision; guarded by the watcher's mu
+}
+
+func (c *Client) newWatcher(ctx context.Context, o *watchOptions, after uint64) (*watcher, error) {
+	if c.closing.Load() {
+		return nil, ErrClosed
+	}
+	sp := o.span()
+	shards, err := c.shardsOf(ctx, sp)
+	if err != nil {
+		return nil, err
+	}
+	w := &watcher{
+		client: c, opts: o, span: sp, buffer: cmp.Or(o.buffer, DefaultWatchBuffer), position: after,
+		wake: make(chan struct{}, 1), timer: time.NewTimer(cmp.Or(o.progress, defaultProgress)),
+	}
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	w.detach = context.AfterFunc(c.ctx, w.cancel)
+	for _, sh := range shards {
+		w.parts = append(w.parts, &watchPart{watcher: w, shard: sh, complete: after})
+	}
+	return w, nil
+}
+
+// close ends the watches at the nodes.
+func (w *watcher) close() {
+	w.detach()
+	w.cancel()
+	w.timer.Stop()
+	for _, p := range w.parts {
+		p.stop(false)
+	}
+}
+
+// next returns the next update.
+func (w *watcher) next() (Update, error) {
+	for {
+		if err := w.ctx.Err(); err != nil {
+			if w.client.ctx.Err() != nil {
+				return Update{}, ErrClosed
+			}
+			return Update{}, err
+		}
+		for _, p := range w.parts {
+			if err := p.subscribe(); err != nil {
+				return Update{}, err
+			}
+		}
+		u, blocked, err := w.take()
+		if err != nil || len(u.Events) > 0 {
+			return u, err
+		}
+		if u, ok := w.wait(u, blocked); ok {
+			return u, nil
+		}
+	}
+}
+
+// wait waits until something has come, or it is time to tell how far the watch is.
+func (w *watcher) wait(u Update, blocked uint64) (Update, bool) {
+	if blocked != 0 {
+		w.advance(blocked)
+	}
+	select {
+	case <-w.wake:
+	case <-w.ctx.Done():
+	case <-w.timer.C:
+		w.timer.Reset(cmp.Or(w.opts.progress, defaultProgress))
+		w.advance(0)
+		return u, w.opts.progress > 0 && u.Revision > 0
+	}
+	return Update{}, false
+}
+
+// updateEvents is where an update is cut; it holds what has one revision, however
+// much that is.
+const updateEvents = 1000
+
+// take takes an update out of what waits. Without events in it, blocked is the
+// revision that shards have to be complete up to for there to be some; 0: none wait.
+func (w *watcher) take() (u Update, blocked uint64, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.slow {
+		return u, 0, &SlowWatchError{Revision: w.position}
+	}
+	upTo := w.complete()
+	for {
+		p, others := w.oldest()
+		if p == nil {
+			break
+		}
+		if first := p.waiting[0][0].KV.ModRevision; first > upTo {
+			blocked = w.newest()
+			break
+		} else if n := len(u.Events); n >= updateEvents && first > u.Events[n-1].KV.ModRevision {
+			upTo = u.Events[n-1].KV.ModRevision
+			break
+		}
+		u.Events = p.takeTo(u.Events, min(others, upTo))
+	}
+	w.position = max(w.position, upTo)
+	u.Revision = w.position
+	w.makeRoom(blocked)
+	return u, blocked, nil
+}
+
+// complete returns the revision up to which all shards have told what there was. The
+// caller holds mu.
+func (w *watcher) complete() uint64 {
+	upTo := uint64(math.MaxUint64)
+	for _, p := range w.parts {
+		upTo = min(upTo, p.completeTo())
+	}
+	return upTo
+}
+
+// oldest returns the part with the oldest event, nil: there is none, and the revision
+// of the oldest event of the others. The caller holds mu.
+func (w *watcher) oldest() (oldest *watchPart, others uint64) {
+	first := uint64(math.MaxUint64)
+	others = first
+	for _, p := range w.parts {
+		if len(p.waiting) == 0 {
+			continue
+		}
+		rev := p.waiting[0][0].KV.ModRevision
+		if oldest == nil || rev < first {
+			oldest, first, others = p, rev, first
+		} else {
+			others = min(others, rev)
+		}
+	}
+	return oldest, others
+}
+
+// newest returns the revision of the newest event. The caller holds mu.
+func (w *watcher) newest() uint64 {
+	rev := uint64(0)
+	for _, p := range w.parts {
+		if n := len(p.waiting); n > 0 {
+			last := p.waiting[n-1]
+			rev = max(rev, last[len(last)-1].KV.ModRevision)
+		}
+	}
+	return rev
+}
+
+// makeRoom has paused parts go on if there is room again, and in any case those that
+// others wait for. The caller holds mu.
+func (w *watcher) makeRoom(blocked uint64) {
+	for _, p := range w.parts {
+		if p.paused && (w.bytes < w.buffer/2 || p.complete < blocked) {
+			p.paused = false
+			poke(w.wake)
+		}
+	}
+}
+
+// advance asks the shards that are not complete up to a revision to be, 0: up to the
+// present.
+func (w *watcher) advance(at uint64) {
+	w.mu.Lock()
+	var behind []*subscription
+	for _, p := range w.parts {
+		if p.sub != nil && p.sub.joined && (at == 0 || p.completeTo() < at) {
+			behind = append(behind, p.sub)
+		}
+	}
+	w.mu.Unlock()
+	for _, sub := range behind {
+		sub.stream.advance(sub.feed, at, w)
+	}
+}
+
+// completeTo returns the revision up to which the part is complete. What there was
+// up to it waits already, if it has not been told. The caller holds the watcher's mu.
+func (p *watchPart) completeTo() uint64 {
+	if p.sub != nil && p.sub.joined {
+		return max(p.complete, p.sub.feed.complete.Load())
+	}
+	return p.complete
+}
+
+// takeTo appends the first events that wait, at least those of the first revision,
+// and up to a revision. The caller holds the watcher's mu.
+func (p *watchPart) takeTo(events []Event, upTo uint64) []Event {
+	first := p.waiting[0]
+	n := 1
+	for n < len(first) && first[n].KV.ModRevision <= upTo && len(events)+n < updateEvents {
+		n++
+	}
+	for n < len(first) && first[n].KV.ModRevision == first[n-1].KV.ModRevision {
+		n++
+	}
+	for i := range first[:n] {
+		p.watcher.bytes -= first[i].size()
+	}
+	if len(events) == 0 {
+		events = first[:n:n] // the most frequent case, without a copy
+	} else {
+		events = append(events, first[:n]...)
+	}
+	if p.waiting[0] = first[n:]; n == len(first) {
+		p.waiting = p.waiting[1:]
+	}
+	return events
+}
+
+// eventOverhead is what an event takes beside its bytes.
+const eventOverhead = 160
+
+func (e *Event) size() int {
+	n := eventOverhead + len(e.KV.Key) + len(e.KV.Value)
+	if e.Prev != nil {
+		n += len(e.Prev.Value)
+	}
+	return n
+}
+
+// forever is how long a watch tries to go on.
+const forever = 100 * 365 * 24 * time.Hour
+
+// subscribe makes the part's watch at the node that leads its shard, unless there is
+// one.
+func (p *watchPart) subscribe() error {
+	w := p.watcher
+	w.mu.Lock()
+	if p.sub != nil || p.paused {
+		w.mu.Unlock()
+		return nil
+	}
+	failed := p.failed
+	if p.settled || p.retry == nil {
+		p.retry = w.client.newRetryUntil(w.ctx, time.Now().Add(forever))
+	}
+	if failed != nil && !p.begun && w.opts.from != 0 {
+		failed.refuseAhead()
+	}
+	p.failed, p.settled = nil, false
+	w.mu.Unlock()
+	if failed != nil {
+		if err := p.retry.after(p.shard, p.seat, *failed); err != nil {
+			return w.ended(err)
+		}
+	}
+	_, st, err := p.retry.place(0, p.shard)
+	if err != nil {
+		return w.ended(err)
+	}
+	p.seat = st
+	sub := &subscription{part: p}
+	w.mu.Lock()
+	p.sub = sub
+	after := p.complete
+	w.mu.Unlock()
+	if !st.node.watch(sub, &kvdpb.WatchCreate{
+		Start: w.span.start, End: w.span.end, After: after,
+		NoPuts: !w.opts.puts, NoDeletes: !w.opts.deletes, Prev: w.opts.prev,
+	}) {
+		sub.end(localOutcome(errNotSent, nil, false))
+	}
+	return nil
+}
+
+// ended returns the error of a watch that could not go on: its own context's, if that
+// was why.
+func (w *watcher) ended(err error) error {
+	switch {
+	case w.client.ctx.Err() != nil:
+		return ErrClosed
+	case w.ctx.Err() != nil:
+		return w.ctx.Err()
+	}
+	return err
+}
+
+// stop ends the part's watch at its node, if there is one.
+func (p *watchPart) stop(pause bool) {
+	w := p.watcher
+	w.mu.Lock()
+	sub := p.sub
+	p.complete, p.sub, p.paused = p.completeTo(), nil, pause
+	w.mu.Unlock()
+	if sub != nil && sub.stream != nil {
+		sub.stream.remove(sub)
+	}
+}
+
+// push takes events in; after that the part is complete up to a revision.
+func (sub *subscription) push(events [][]Event, complete uint64) {
+	p, w := sub.part, sub.part.watcher
+	w.mu.Lock()
+	if p.sub != sub {
+		w.mu.Unlock()
+		return
+	}
+	for _, seg := range events {
+		if !w.opts.prev {
+			seg = withoutPrev(seg)
+		}
+		for i := range seg {
+			w.bytes += seg[i].size()
+		}
+		p.waiting = append(p.waiting, seg)
+	}
+	p.complete = max(p.complete, complete)
+	full := w.bytes > w.buffer
+	if full && w.late() {
+		w.slow = true
+	}
+	w.mu.Unlock()
+	poke(w.wake)
+	if full {
+		p.stop(true)
+	}
+}
+
+// late tells whether it is the consumer that the watch waits for: what it has not
+// taken is complete, and nothing of it is from before the watch caught up. The caller
+// holds mu.
+func (w *watcher) late() bool {
+	for _, p := range w.parts {
+		if p.sub == nil || !p.sub.joined {
+			return false
+		}
+	}
+	p, _ := w.oldest()
+	return p != nil && p.waiting[0][0].KV.ModRevision <= w.complete()
+}
+
+// withoutPrev returns events without what they superseded, which another watch of the
+// stream wanted.
+func withoutPrev(events []Event) []Event {
+	out := events
+	for i := range events {
+		if events[i].Prev == nil {
+			continue
+		}
+		if &out[0] == &events[0] {
+			out = append([]Event(nil), events...)
+		}
+		out[i].Prev = nil
+	}
+	return out
+}
+
+// join notes that from now on the part is complete up to what its feed is.
+func (sub *subscription) join() {
+	p, w := sub.part, sub.part.watcher
+	w.mu.Lock()
+	if p.sub == sub {
+		sub.joined, p.begun, p.settled = true, true, true
+	}
+	w.mu.Unlock()
+	poke(w.wake)
+}
+
+// end notes that there is no watch at the node any more.
+func (sub *subscription) end(why outcome) {
+	p, w := sub.part, sub.part.watcher
+	w.mu.Lock()
+	if p.sub == sub {
+		p.complete, p.sub, p.failed = p.completeTo(), nil, &why
+	}
+	w.mu.Unlock()
+	poke(w.wake)
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,400 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/store"
+)
+
+// feed tells a stream of the changes of one shard. Its watches that have joined are
+// all told up to the same revision, the cursor; the others catch up with it, in the
+// store, all together as well.
+type feed struct {
+	stream *watchStream
+	r      *shard.Replica
+	wake   chan struct{} // room for one: there is something for run
+	asked  chan struct{} // room for one: there is something for prepare
+
+	mu        sync.Mutex        // guards what follows
+	watches   map[uint64]*watch // all
+	fresh     []*watch          // for prepare
+	prepared  []*watch          // for run
+	cancelled []*watch          // for run
+	wish      wish              // for prepare
+	granted   wish              // for run
+
+	// What follows belongs to run.
+	cursor   uint64
+	joined   *watchIndex
+	behind   *watchIndex
+	pinned   uint64 // nothing is written at or below it that has not been applied
+	due      uint64 // id of the latest wish that was granted,
+	advanced uint64 // and of the latest that the client knows of
+	ids      []uint64
+}
+
+// wish is up to which revision a client wants watches to be complete.
+type wish struct {
+	id      uint64
+	at      uint64
+	present bool // and at least to the present
+}
+
+func newFeed(stream *watchStream, r *shard.Replica) *feed {
+	return &feed{
+		stream: stream, r: r,
+		wake: make(chan struct{}, 1), asked: make(chan struct{}, 1),
+		watches: make(map[uint64]*watch), joined: newWatchIndex(), behind: newWatchIndex(),
+	}
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// add adds a watch; false: there is one with its id.
+func (f *feed) add(w *watch) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.watches[w.id] != nil {
+		return false
+	}
+	f.watches[w.id] = w
+	f.fresh = append(f.fresh, w)
+	poke(f.asked)
+	return true
+}
+
+// cancel ends a watch, if there is one with the id.
+func (f *feed) cancel(id uint64) {
+	f.mu.Lock()
+	w := f.watches[id]
+	if w != nil {
+		delete(f.watches, id)
+		f.cancelled = append(f.cancelled, w)
+		poke(f.wake)
+	}
+	f.mu.Unlock()
+	if w != nil {
+		f.stream.ended(1)
+	}
+}
+
+// advance has the watches be complete up to a revision, 0: the present.
+func (f *feed) advance(id, at uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wish.id = max(f.wish.id, id)
+	f.wish.at = max(f.wish.at, at)
+	f.wish.present = f.wish.present || at == 0
+	poke(f.asked)
+}
+
+// run tells of changes until the stream ends or the shard is led elsewhere.
+func (f *feed) run(ctx context.Context) {
+	inner, cancel := context.WithCancelCause(ctx)
+	var preparing sync.WaitGroup
+	preparing.Go(func() { cancel(f.prepare(inner)) })
+	err := f.follow(inner)
+	if inner.Err() != nil {
+		err = context.Cause(inner)
+	}
+	cancel(err)
+	preparing.Wait()
+	f.end(ctx, err)
+}
+
+// prepare sees to it that nothing is written any more at or below the revisions that
+// new watches begin at and that wishes are for, until ctx ends or it cannot.
+func (f *feed) prepare(ctx context.Context) error {
+	for {
+		select {
+		case <-f.asked:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		f.mu.Lock()
+		fresh, wished := f.fresh, f.wish
+		f.fresh, f.wish = nil, wish{}
+		f.mu.Unlock()
+		want := wanted{at: wished.at, present: wished.present}
+		for _, w := range fresh {
+			want.at = max(want.at, w.after)
+			want.present = want.present || w.fromNow
+		}
+		if err := f.grant(ctx, fresh, wished, want); err != nil {
+			return err
+		}
+	}
+}
+
+func (f *feed) grant(ctx context.Context, fresh []*watch, wished wish, want wanted) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if _, err := f.stream.prepare(ctx, f.r, want); err != nil {
+		return err
+	}
+	if wished.present {
+		at, err := f.r.Pin(ctx, 0)
+		if err != nil {
+			return err
+		}
+		want.at = max(want.at, at)
+	}
+	present := f.r.Store().Revision()
+	for _, w := range fresh {
+		if w.fromNow {
+			w.after = present
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.prepared = append(f.prepared, fresh...)
+	f.granted.id = max(f.granted.id, wished.id)
+	f.granted.at = max(f.granted.at, want.at)
+	poke(f.wake)
+	return nil
+}
+
+// follow tells of changes until ctx ends or it cannot.
+func (f *feed) follow(ctx context.Context) error {
+	for ctx.Err() == nil {
+		lost, err := f.reign(ctx)
+		if err != nil {
+			return err
+		}
+		applied := f.r.Store().AppliedIndex()
+		busy, err := f.round(ctx)
+		if err != nil {
+			return err
+		}
+		if !busy {
+			f.wait(ctx, applied, lost)
+		}
+	}
+	return ctx.Err()
+}
+
+// reign fails unless the shard is led here; the channel is closed when it may not be
+// any more.
+func (f *feed) reign(ctx context.Context) (<-chan struct{}, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	return f.r.Reign(ctx)
+}
+
+// wait waits until there is something to do, an entry behind the one applied, or the
+// end of the reign.
+func (f *feed) wait(ctx context.Context, applied uint64, lost <-chan struct{}) {
+	more, end := f.r.Store().Applied(applied + 1)
+	defer end()
+	select {
+	case <-more:
+	case <-f.wake:
+	case <-lost:
+	case <-ctx.Done():
+	}
+}
+
+// round tells one page to those who have joined, and one to those behind; busy: there
+// is more to tell.
+func (f *feed) round(ctx context.Context) (busy bool, err error) {
+	f.takeOver()
+	more, err := f.tell(ctx)
+	if err != nil {
+		return false, err
+	}
+	further, err := f.catchUp(ctx)
+	return more || further, err
+}
+
+// takeOver takes what the client and prepare have for run.
+func (f *feed) takeOver() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, w := range f.prepared {
+		if f.watches[w.id] == w {
+			f.behind.add(w)
+		}
+	}
+	for _, w := range f.cancelled {
+		f.joined.remove(w)
+		f.behind.remove(w)
+	}
+	f.prepared, f.cancelled = nil, nil
+	f.pinned = max(f.pinned, f.granted.at)
+	f.due = max(f.due, f.granted.id)
+}
+
+// tell tells those who have joined what there is above the cursor, and all of them
+// that they are complete up to it if they want to know.
+func (f *feed) tell(ctx context.Context) (more bool, err error) {
+	page, err := f.r.Store().Changes(ctx, store.ChangesOptions{
+		After: f.cursor, Want: f.joined.wants, Limit: feedEvents, MaxBytes: feedBytes,
+	})
+	if len(f.joined.all) == 0 { // it may have been a while
+		page, err = store.Changes{UpTo: max(f.cursor, f.r.Store().Revision())}, nil
+	}
+	var compacted *store.CompactedError
+	if errors.As(err, &compacted) {
+		return true, f.drop(ctx, f.joined, func(*watch) bool { return true }, err)
+	}
+	if err != nil {
+		return false, err
+	}
+	f.cursor = page.UpTo
+	resp := &kvdpb.WatchResponse{Events: f.events(f.joined, page.Changes)}
+	if !page.More {
+		f.cursor = max(f.cursor, f.pinned)
+		resp.Advanced = f.due
+	}
+	if len(resp.Events) == 0 && resp.Advanced <= f.advanced {
+		return page.More, nil
+	}
+	f.advanced = max(f.advanced, resp.Advanced)
+	resp.Complete = f.cursor
+	return page.More, f.send(ctx, resp)
+}
+
+// catchUp tells those behind a page of what they have missed, and has those join who
+// are at the cursor.
+func (f *feed) catchUp(ctx context.Context) (more bool, err error) {
+	if len(f.behind.all) == 0 {
+		return false, nil
+	}
+	low := f.cursor
+	for _, w := range f.behind.all {
+		low = min(low, w.after)
+	}
+	if low < f.cursor {
+		if more, err = f.catchUpFrom(ctx, low); err != nil {
+			return false, err
+		}
+	}
+	resp := &kvdpb.WatchResponse{Complete: f.cursor}
+	for _, w := range f.behind.all {
+		if w.after == f.cursor {
+			f.behind.remove(w)
+			f.joined.add(w)
+			resp.Joined = append(resp.Joined, w.id)
+		}
+	}
+	if len(resp.Joined) == 0 {
+		return more, nil
+	}
+	slices.Sort(resp.Joined)
+	return more, f.send(ctx, resp)
+}
+
+func (f *feed) catchUpFrom(ctx context.Context, low uint64) (more bool, err error) {
+	page, err := f.r.Store().Changes(ctx, store.ChangesOptions{
+		After: low, UpTo: f.cursor, Want: f.behind.wants, Limit: feedEvents, MaxBytes: feedBytes,
+	})
+	var compacted *store.CompactedError
+	if errors.As(err, &compacted) {
+		return true, f.drop(ctx, f.behind, func(w *watch) bool { return w.after+1 < compacted.Oldest }, err)
+	}
+	if err != nil {
+		return false, err
+	}
+	events := f.events(f.behind, page.Changes)
+	upTo := page.UpTo
+	if !page.More {
+		upTo = f.cursor // nothing was written in between, or ever will be
+	}
+	for _, w := range f.behind.all {
+		if w.after < upTo {
+			w.after = upTo
+		}
+	}
+	if len(events) == 0 {
+		return page.More, nil
+	}
+	return page.More, f.send(ctx, &kvdpb.WatchResponse{Events: events, Complete: upTo, CatchingUp: true})
+}
+
+// events makes the events that the watches of an index are told.
+func (f *feed) events(x *watchIndex, changes []store.Change) []*kvdpb.WatchEvent {
+	var (
+		events = make([]*kvdpb.WatchEvent, 0, len(changes))
+		slab   = make([]kvdpb.WatchEvent, len(changes))
+		kvs    = make([]kvdpb.KeyValue, len(changes))
+		before []uint64
+	)
+	for i := range changes {
+		c, e := &changes[i], &slab[len(events)]
+		start := len(f.ids)
+		prev := false
+		x.match(c.Key, c.Deleted, func(w *watch) bool {
+			if w.after < c.ModRevision {
+				f.ids = append(f.ids, w.id)
+				prev = prev || w.prev
+			}
+			return true
+		})
+		ids := f.ids[start:]
+		if len(ids) == 0 {
+			continue
+		}
+		if slices.Equal(ids, before) {
+			f.ids = f.ids[:start]
+		} else {
+			e.Watches, before = slices.Clone(ids), ids
+		}
+		e.Kv, e.Deleted = &kvs[i], c.Deleted
+		fillKeyValue(e.Kv, &c.Version)
+		if prev && c.Prev.ModRevision != 0 {
+			e.Prev = keyValue(c.Prev)
+		}
+		events = append(events, e)
+	}
+	f.ids = f.ids[:0]
+	f.stream.metrics.watchEvents.Add(float64(len(events)))
+	return events
+}
+
+// drop ends some watches of an index.
+func (f *feed) drop(ctx context.Context, x *watchIndex, which func(*watch) bool, why error) error {
+	resp := &kvdpb.WatchResponse{Error: f.stream.apiErrorOf(why, f.r.ID())}
+	f.mu.Lock()
+	for id, w := range x.all {
+		if which(w) {
+			x.remove(w)
+			if f.watches[id] == w {
+				delete(f.watches, id)
+				resp.Ended = append(resp.Ended, id)
+			}
+		}
+	}
+	f.mu.Unlock()
+	f.stream.ended(len(resp.Ended))
+	slices.Sort(resp.Ended)
+	return f.send(ctx, resp)
+}
+
+// end tells the client that all watches have ended, if it is there to be told.
+func (f *feed) end(ctx context.Context, why error) {
+	s := f.stream
+	s.mu.Lock()
+	delete(s.feeds, f.r.ID()) // whoever comes now has a feed of their own
+	s.mu.Unlock()
+	f.mu.Lock()
+	ids := slices.Sorted(maps.Keys(f.watches))
+	f.mu.Unlock()
+	s.ended(len(ids))
+	_ = f.send(ctx, &kvdpb.WatchResponse{Ended: ids, Error: s.apiErrorOf(why, f.r.ID())})
+}
+
+func (f *feed) send(ctx context.Context, resp *kvdpb.WatchResponse) error {
+	resp.Header = f.stream.header(f.r.ID())
+	return f.stream.send(ctx, resp)
+}

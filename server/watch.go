@@ -1,0 +1,167 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc/status"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+// watchStream is one client's stream of watches: a feed for each shard of which it
+// has some. One goroutine reads it, two work for each feed, and the one that gRPC
+// gave the stream writes. Nothing is kept for a client that reads slowly but the
+// message on its way: the feeds wait, and read on in the store where they stopped.
+type watchStream struct {
+	*service
+	stream kvdpb.KV_WatchServer
+	out    chan *kvdpb.WatchResponse // to the writer
+	work   sync.WaitGroup            // of the feeds
+
+	mu      sync.Mutex // guards what follows
+	feeds   map[uint32]*feed
+	watches int
+}
+
+// Watch implements kvdpb.KVServer.
+func (s *kvService) Watch(stream kvdpb.KV_WatchServer) error {
+	w := &watchStream{service: s.service, stream: stream, out: make(chan *kvdpb.WatchResponse), feeds: make(map[uint32]*feed)}
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	// As with Batch, the reader outlives this call by a moment.
+	s.running.Go(func() { cancel(w.read(ctx)) })
+	err := w.write(ctx)
+	cancel(err)
+	w.work.Wait()
+	return err
+}
+
+// write writes what the feeds have, until the stream ends.
+func (w *watchStream) write(ctx context.Context) error {
+	for {
+		select {
+		case resp := <-w.out:
+			if err := w.stream.Send(resp); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			switch err := context.Cause(ctx); {
+			case errors.Is(err, io.EOF): // the client is done
+				return nil
+			case w.stream.Context().Err() != nil:
+				return status.FromContextError(w.stream.Context().Err()).Err()
+			default:
+				return w.fail(err, nil)
+			}
+		case <-w.closing:
+			return statusOf(errStreamClosing.pb)
+		}
+	}
+}
+
+// send hands a message to the writer.
+func (w *watchStream) send(ctx context.Context, resp *kvdpb.WatchResponse) error {
+	select {
+	case w.out <- resp:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// read takes requests until the stream ends, and returns why it has.
+func (w *watchStream) read(ctx context.Context) error {
+	for {
+		req, err := w.stream.Recv()
+		if err != nil {
+			return err
+		}
+		if err := w.take(ctx, req); err != nil {
+			return err
+		}
+	}
+}
+
+// take takes a request. An error ends the stream; what a watch has done wrong ends
+// that.
+func (w *watchStream) take(ctx context.Context, req *kvdpb.WatchRequest) error {
+	create := req.GetCreate()
+	if create == nil {
+		f := w.existing(req.Header.GetShard())
+		if f == nil {
+			return nil // its feed has ended, and the client is told
+		}
+		switch {
+		case req.GetCancel() != nil:
+			f.cancel(req.GetCancel().Watch)
+		case req.GetAdvance() != nil:
+			a := req.GetAdvance()
+			if w.node.Clock().Observe(a.Revision) == nil { // else it has to ask again, of a node that knows it
+				f.advance(a.Id, a.Revision)
+			}
+		}
+		return nil
+	}
+	err := w.create(ctx, req.Header, create)
+	if err == nil {
+		return nil
+	}
+	id := req.Header.GetShard()
+	return w.send(ctx, &kvdpb.WatchResponse{Header: w.header(id), Ended: []uint64{create.Watch}, Error: w.apiErrorOf(err, id)})
+}
+
+func (w *watchStream) create(ctx context.Context, h *kvdpb.Header, create *kvdpb.WatchCreate) error {
+	if err := checkEnds(create.Start, create.End); err != nil {
+		return err
+	}
+	if create.NoPuts && create.NoDeletes {
+		return refuse(kvdpb.Reason_REASON_INVALID, "a watch of neither puts nor deletes is told nothing")
+	}
+	if create.After != 0 {
+		if err := w.node.Clock().Observe(create.After); err != nil {
+			return err
+		}
+	}
+	r, err := w.route(h, nil)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.watches >= maxStreamWatches {
+		return overloaded("the stream has %d watches already: cancel some", maxStreamWatches)
+	}
+	f := w.feeds[r.ID()]
+	if f == nil {
+		f = newFeed(w, r)
+		w.feeds[r.ID()] = f
+		w.work.Go(func() { f.run(ctx) })
+	}
+	if !f.add(&watch{
+		id: create.Watch, start: create.Start, end: create.End,
+		after: create.After, fromNow: create.After == 0,
+		puts: !create.NoPuts, deletes: !create.NoDeletes, prev: create.Prev,
+	}) {
+		return refuse(kvdpb.Reason_REASON_INVALID, "there is a watch %d already", create.Watch)
+	}
+	w.watches++
+	w.metrics.watches.Inc()
+	return nil
+}
+
+// ended notes that there are so many watches less.
+func (w *watchStream) ended(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.watches -= n
+	w.metrics.watches.Sub(float64(n))
+}
+
+// existing returns the feed of a shard; nil: there is none.
+func (w *watchStream) existing(id uint32) *feed {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.feeds[id]
+}
