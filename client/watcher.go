@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/proto/planted"
+	"github.com/kvd-io/kvd/proto/revision"
 )
 
 // watcher merges the watches of the shards that have a Watch's keys. All its work is
@@ -310,6 +312,9 @@ func (p *watchPart) subscribe() error {
 	p.sub = sub
 	after := p.complete
 	w.mu.Unlock()
+	if failed != nil && planted.Bug(planted.WatchResumedLate) {
+		after += revision.FromDuration(time.Second)
+	}
 	if !st.node.watch(sub, &kvdpb.WatchCreate{
 		Start: w.span.start, End: w.span.end, After: after,
 		NoPuts: !w.opts.puts, NoDeletes: !w.opts.deletes, Prev: w.opts.prev,

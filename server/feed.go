@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/store"
 )
@@ -140,9 +141,13 @@ func (f *feed) prepare(ctx context.Context) error {
 func (f *feed) grant(ctx context.Context, fresh []*watch, wished wish, want wanted) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	if planted.Bug(planted.WatchWithoutPin) {
+		want.at = 0
+	}
 	if _, err := f.stream.prepare(ctx, f.r, want); err != nil {
 		return err
 	}
+	want.at = max(want.at, wished.at)
 	if wished.present {
 		at, err := f.r.Pin(ctx, 0)
 		if err != nil {

@@ -95,7 +95,7 @@ func (a *app) newRoot() *cobra.Command {
 	flags.StringSliceVar(&a.endpoints, "endpoints", nil,
 		"client `addresses` of nodes; one that runs is enough (env "+endpointsEnv+", default "+defaultEndpoint+")")
 	flags.DurationVar(&a.timeout, "timeout", 0,
-		"how long the command may take (default 5s; 10m for range, del of many keys, check disk and check consistency; bench: of each operation)")
+		"how long the command may take (default 5s; 10m for range, del of many keys, check disk and check consistency; bench: of each operation; watch: no end)")
 	flags.StringVarP(&a.output, "output", "o", outputText, "`format`: text, json or table")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -105,7 +105,7 @@ func (a *app) newRoot() *cobra.Command {
 		return &usageError{err}
 	})
 	root.AddCommand(
-		a.newPut(), a.newGet(), a.newDel(), a.newRange(), a.newHistory(), a.newCompact(),
+		a.newPut(), a.newGet(), a.newDel(), a.newRange(), a.newHistory(), a.newWatch(), a.newCompact(),
 		a.newStatus(), a.newRing(), a.newCheck(), a.newBench(),
 		a.newVersion(), a.newCompletion(),
 	)

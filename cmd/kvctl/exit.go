@@ -83,6 +83,7 @@ func nextStep(command string, err error) string {
 	var compacted *client.CompactedError
 	var file *fs.PathError
 	var exists *existsError
+	var run *commandError
 	switch {
 	case errors.As(err, &usage):
 		return fmt.Sprintf("see '%s --help'", command)
@@ -104,10 +105,12 @@ func nextStep(command string, err error) string {
 		return "it may have been written or not: read the key before you repeat it"
 	case errors.Is(err, client.ErrAnswerLost):
 		return "the write is done: do not repeat it"
+	case errors.As(err, &run):
+		return fmt.Sprintf("go on with --from-revision %d", run.revision)
 	case errors.As(err, &compacted):
 		return fmt.Sprintf("read at revision %d or later", compacted.Oldest)
 	case errors.Is(err, client.ErrRevisionAhead):
-		return "leave --revision out to read what is there now"
+		return "leave the revision out for what is there now"
 	case errors.Is(err, client.ErrRequestExpired), errors.Is(err, client.ErrVoid):
 		return "nothing was written by this attempt: repeat it"
 	case errors.Is(err, client.ErrOverloaded):

@@ -100,6 +100,10 @@ const (
 	// ConfirmLeftOut: a read of several shards does not ask whether what it has seen
 	// was all of one instant.
 	ConfirmLeftOut Name = "confirm-left-out"
+	// WatchResumedLate: a watch that goes on at another node leaves out a second.
+	WatchResumedLate Name = "watch-resumed-late"
+	// WatchWithoutPin: a shard that has nothing to tell a watch takes that for a promise.
+	WatchWithoutPin Name = "watch-without-pin"
 	// RangeCutOff: a range whose context ends looks like a whole one.
 	RangeCutOff Name = "range-cut-off"
 )
@@ -115,4 +119,5 @@ var All = []Name{
 	SnapshotLosesMemtable,
 	DedupeNotCheckpointed, DedupeLostAtInstall, IndexAheadOfData, DeletedKeyReturns, HistoryLost, DamageIgnored,
 	ToldTooMuch, RangeCutOff, ConfirmLeftOut,
+	WatchResumedLate, WatchWithoutPin,
 }

@@ -50,6 +50,8 @@ var trials = map[planted.Name]trial{
 	planted.BoundForgotten:      {"shard", "^TestVirtualPin"},
 	planted.PinWithoutWait:      {"shard", "^TestVirtualPin"},
 	planted.ConfirmLeftOut:      {"test/sim", "^TestReadsOfOneInstant$"},
+	planted.WatchResumedLate:    {"test/sim", "^TestWatchEqualsHistory$"},
+	planted.WatchWithoutPin:     {"test/sim", "^TestWatchEqualsHistory$"},
 	planted.RangeCutOff:         {"test/client", "^TestRangeCutOff$"},
 	planted.HistoryLost:         {"store", "^TestModel$"},
 	planted.DamageIgnored:       {"store", "^TestFlipped"},
