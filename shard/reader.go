@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/kvd-io/kvd/proto/planted"
 )
 
@@ -145,7 +147,7 @@ func (rd *reader) hold(ctx context.Context) error {
 
 func (rd *reader) failed(ctx context.Context, g *reign, err error) error {
 	switch {
-	case !g.engine.leads(g.term):
+	case !g.engine.leads(g.term), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return rd.r.notLeader()
 	case errors.Is(context.Cause(ctx), ErrNoQuorum):
 		return fmt.Errorf("prove leadership of shard %d: %w", rd.r.id, ErrNoQuorum)
