@@ -21,5 +21,8 @@
 // share a {tag} lie on one shard, and a range over a prefix that holds a whole {tag}
 // asks that shard alone.
 //
+// A Watch tells of the changes of keys, over all shards, in the order of their
+// revisions. All watches of a Client share a stream to each node.
+//
 // All methods are safe for concurrent use.
 package client

@@ -167,3 +167,26 @@ func ExampleConditionError() {
 	// true 42
 	// put "k": condition not met: the key is at revision 42
 }
+
+// Keep a copy of a configuration: what is there, then each change of it.
+func ExampleClient_Watch() {
+	c, err := client.New(client.Config{Endpoints: []string{"127.0.0.1:7400"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	config := make(map[string]string)
+	for update, err := range c.Watch(context.Background(), client.Prefix("config/"), client.Initial()) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		for _, e := range update.Events {
+			if e.Deleted {
+				delete(config, e.KV.Key)
+			} else {
+				config[e.KV.Key] = string(e.KV.Value)
+			}
+		}
+		fmt.Println(len(config), "settings as of", update.Revision)
+	}
+}

@@ -32,6 +32,9 @@ type Update struct {
 	// Revision up to which the watch has now told everything: another one goes on
 	// with FromRevision(Revision + 1). It is 0 until the last Initial update.
 	Revision uint64
+	// AsOf is a time, by this machine's clock, before which nothing was acknowledged
+	// that has not been told. It moves on with Progress; zero: not known yet.
+	AsOf time.Time
 }
 
 // SlowWatchError is the ErrSlowWatch of a watch.
@@ -67,6 +70,7 @@ type watchOptions struct {
 	prev          bool
 	progress      time.Duration
 	buffer        int
+	begun         func(*watcher) // is told of the watcher
 }
 
 type watchOption func(*watchOptions)
@@ -154,6 +158,9 @@ func (c *Client) watch(ctx context.Context, o *watchOptions, yield func(Update) 
 		return err
 	}
 	defer w.close()
+	if o.begun != nil {
+		o.begun(w)
+	}
 	for {
 		u, err := w.next()
 		if err != nil {

@@ -24,12 +24,14 @@ type watcher struct {
 	buffer int
 	wake   chan struct{} // room for one: something has come
 	timer  *time.Timer   // of progress
+	began  time.Time
 
 	mu       sync.Mutex // guards what follows
 	parts    []*watchPart
 	bytes    int    // of all events that wait
 	slow     bool   // the consumer is
 	position uint64 // everything up to it has been told
+	wanted   uint64 // somebody wants to be told when it has come so far
 }
 
 // watchPart is a watcher's part in one shard. Its fields are guarded by the watcher's
@@ -41,6 +43,8 @@ type watchPart struct {
 	paused   bool          // until there is room
 	waiting  [][]Event     // not told yet; none of them is empty
 	complete uint64        // what there was up to it has come; a joined sub may know better
+
+	asOf time.Time // nothing acknowledged before it has yet to be told
 
 	failed  *outcome // why the latest sub ended
 	settled bool     // a sub has joined since the latest attempt
@@ -70,7 +74,7 @@ func (c *Client) newWatcher(ctx context.Context, o *watchOptions, after uint64) 
 	}
 	w := &watcher{
 		client: c, opts: o, span: sp, buffer: cmp.Or(o.buffer, DefaultWatchBuffer), position: after,
-		wake: make(chan struct{}, 1), timer: time.NewTimer(cmp.Or(o.progress, defaultProgress)),
+		began: time.Now(), wake: make(chan struct{}, 1), timer: time.NewTimer(cmp.Or(o.progress, defaultProgress)),
 	}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	w.detach = context.AfterFunc(c.ctx, w.cancel)
@@ -104,14 +108,24 @@ func (w *watcher) next() (Update, error) {
 				return Update{}, err
 			}
 		}
-		u, blocked, err := w.take()
-		if err != nil || len(u.Events) > 0 {
+		u, blocked, tell, err := w.take()
+		if err != nil || tell {
 			return u, err
 		}
 		if u, ok := w.wait(u, blocked); ok {
 			return u, nil
 		}
 	}
+}
+
+// want has an update come, without events if need be, when everything up to a
+// revision has been told.
+func (w *watcher) want(revision uint64) {
+	w.mu.Lock()
+	w.wanted = max(w.wanted, revision)
+	w.mu.Unlock()
+	w.advance(revision)
+	poke(w.wake)
 }
 
 // wait waits until something has come, or it is time to tell how far the watch is.
@@ -134,13 +148,14 @@ func (w *watcher) wait(u Update, blocked uint64) (Update, bool) {
 // much that is.
 const updateEvents = 1000
 
-// take takes an update out of what waits. Without events in it, blocked is the
-// revision that shards have to be complete up to for there to be some; 0: none wait.
-func (w *watcher) take() (u Update, blocked uint64, err error) {
+// take takes an update out of what waits, and says whether it is to be told. Without
+// events in it, blocked is the revision that shards have to be complete up to for there
+// to be some; 0: none wait.
+func (w *watcher) take() (u Update, blocked uint64, tell bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.slow {
-		return u, 0, &SlowWatchError{Revision: w.position}
+		return u, 0, false, &SlowWatchError{Revision: w.position}
 	}
 	upTo := w.complete()
 	for {
@@ -157,10 +172,29 @@ func (w *watcher) take() (u Update, blocked uint64, err error) {
 		}
 		u.Events = p.takeTo(u.Events, min(others, upTo))
 	}
+	if tell = len(u.Events) > 0 || w.wanted > w.position && upTo >= w.wanted; blocked == 0 && !tell {
+		blocked = w.wanted
+	}
 	w.position = max(w.position, upTo)
-	u.Revision = w.position
+	u.Revision, u.AsOf = w.position, w.asOf()
 	w.makeRoom(blocked)
-	return u, blocked, nil
+	return u, blocked, tell, nil
+}
+
+// asOf returns the time before which nothing was acknowledged that has not been told.
+// The caller holds mu.
+func (w *watcher) asOf() (oldest time.Time) {
+	for i, p := range w.parts {
+		if p.sub != nil && p.sub.joined {
+			if f := p.sub.feed.fresh.Load(); f != nil && f.complete <= w.position && f.asOf.After(p.asOf) {
+				p.asOf = f.asOf
+			}
+		}
+		if i == 0 || p.asOf.Before(oldest) {
+			oldest = p.asOf
+		}
+	}
+	return oldest
 }
 
 // complete returns the revision up to which all shards have told what there was. The
@@ -276,6 +310,10 @@ func (e *Event) size() int {
 	return n
 }
 
+// aheadPatience is how long a watch may be refused as ahead of a node before it is so:
+// what one node has told another may not have heard of yet.
+const aheadPatience = 3 * time.Second
+
 // forever is how long a watch tries to go on.
 const forever = 100 * 365 * 24 * time.Hour
 
@@ -292,7 +330,7 @@ func (p *watchPart) subscribe() error {
 	if p.settled || p.retry == nil {
 		p.retry = w.client.newRetryUntil(w.ctx, time.Now().Add(forever))
 	}
-	if failed != nil && !p.begun && w.opts.from != 0 {
+	if failed != nil && !p.begun && w.opts.from != 0 && time.Since(w.began) > aheadPatience {
 		failed.refuseAhead()
 	}
 	p.failed, p.settled = nil, false

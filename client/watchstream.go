@@ -6,6 +6,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -31,13 +32,21 @@ type watchStream struct {
 type watchFeed struct {
 	shard    uint32
 	complete atomic.Uint64
+	fresh    atomic.Pointer[freshness] // nil: not known
 
 	// What follows is guarded by the stream's mu.
 	waiting map[*watcher]struct{} // to be woken when complete has risen
 	want    uint64                // up to which they want it to be complete
 	present bool                  // they want it to be complete up to the present
 	lastAsk uint64
-	asking  bool // for lastAsk there is no answer yet
+	asking  bool      // for lastAsk there is no answer yet
+	asked   time.Time // zero: lastAsk is not for the present
+}
+
+// freshness: nothing that was acknowledged before a time lies above a revision.
+type freshness struct {
+	complete uint64
+	asOf     time.Time
 }
 
 // watch begins a watch at the node; false: the client has been closed.
@@ -81,6 +90,7 @@ func (s *watchStream) add(sub *subscription, create *kvdpb.WatchCreate) bool {
 	sub.stream, sub.feed, sub.id = s, f, s.lastID
 	w.mu.Unlock()
 	s.subs[sub.id] = sub
+	f.asking = false // of a node without watches of the shard it was in vain
 	create.Watch = sub.id
 	s.send(id, &kvdpb.WatchRequest{Request: &kvdpb.WatchRequest_Create{Create: create}})
 	return true
@@ -132,6 +142,9 @@ func (s *watchStream) ask(f *watchFeed) {
 		at, f.present = 0, false
 	default:
 		return
+	}
+	if f.asked = (time.Time{}); at == 0 {
+		f.asked = time.Now()
 	}
 	f.asking = true
 	f.lastAsk++
@@ -248,7 +261,10 @@ func (s *watchStream) progress(f *watchFeed, resp *kvdpb.WatchResponse) (woken [
 		}
 		clear(f.waiting)
 	}
-	if resp.Advanced >= f.lastAsk || len(resp.Ended) > 0 { // those who have ended may have taken it along
+	if resp.Advanced >= f.lastAsk && f.asking && !f.asked.IsZero() {
+		f.fresh.Store(&freshness{complete: resp.Complete, asOf: f.asked})
+	}
+	if resp.Advanced >= f.lastAsk || resp.Error != nil { // the node's end of the feed may have gone, with what it was asked
 		f.asking = false
 		s.ask(f)
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/planted"
@@ -90,15 +91,19 @@ func (f *feed) cancel(id uint64) {
 	}
 }
 
-// advance has the watches be complete up to a revision, 0: the present.
-func (f *feed) advance(id, at uint64) {
+// advance has the watches be complete as far as is wished.
+func (f *feed) advance(w wish) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.wish.id = max(f.wish.id, id)
-	f.wish.at = max(f.wish.at, at)
-	f.wish.present = f.wish.present || at == 0
+	f.wish.id = max(f.wish.id, w.id)
+	f.wish.at = max(f.wish.at, w.at)
+	f.wish.present = f.wish.present || w.present
 	poke(f.asked)
 }
+
+// wishRetry is the pause before a wish is tried again that lies ahead of what the node
+// knows.
+const wishRetry = 50 * time.Millisecond
 
 // run tells of changes until the stream ends or the shard is led elsewhere.
 func (f *feed) run(ctx context.Context) {
@@ -127,20 +132,25 @@ func (f *feed) prepare(ctx context.Context) error {
 		fresh, wished := f.fresh, f.wish
 		f.fresh, f.wish = nil, wish{}
 		f.mu.Unlock()
-		want := wanted{at: wished.at, present: wished.present}
-		for _, w := range fresh {
-			want.at = max(want.at, w.after)
-			want.present = want.present || w.fromNow
-		}
-		if err := f.grant(ctx, fresh, wished, want); err != nil {
+		if err := f.grant(ctx, fresh, wished); err != nil {
 			return err
 		}
 	}
 }
 
-func (f *feed) grant(ctx context.Context, fresh []*watch, wished wish, want wanted) error {
+func (f *feed) grant(ctx context.Context, fresh []*watch, wished wish) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	if f.stream.node.Clock().Observe(wished.at) != nil {
+		// Another node has told of it, and will tell this one.
+		time.AfterFunc(wishRetry, func() { f.advance(wished) })
+		wished = wish{}
+	}
+	want := wanted{at: wished.at, present: wished.present}
+	for _, w := range fresh {
+		want.at = max(want.at, w.after)
+		want.present = want.present || w.fromNow
+	}
 	if planted.Bug(planted.WatchWithoutPin) {
 		want.at = 0
 	}

@@ -98,9 +98,7 @@ func (w *watchStream) take(ctx context.Context, req *kvdpb.WatchRequest) error {
 			f.cancel(req.GetCancel().Watch)
 		case req.GetAdvance() != nil:
 			a := req.GetAdvance()
-			if w.node.Clock().Observe(a.Revision) == nil { // else it has to ask again, of a node that knows it
-				f.advance(a.Id, a.Revision)
-			}
+			f.advance(wish{id: a.Id, at: a.Revision, present: a.Revision == 0})
 		}
 		return nil
 	}

@@ -28,8 +28,9 @@ const (
 	leastTime   = 5 * time.Second // in which anything happens
 	workers     = 8               // clients of registers
 	listers     = 2               // clients of lists and counters
-	recoverWait = time.Minute     // until all is well again, once faults are over
-	judgeLimit  = time.Minute     // of one tag
+	watchers    = 3
+	recoverWait = time.Minute // until all is well again, once faults are over
+	judgeLimit  = time.Minute // of one tag
 	// hangWait is for a round that takes longer than its time and all waits of it.
 	hangWait   = 15 * time.Minute
 	mostFailed = 5 // rounds, whose evidence takes room
@@ -71,6 +72,7 @@ type round struct {
 	time     time.Duration
 	schedule schedule.Schedule
 	recorder history.Recorder
+	watches  workload.Watches
 	faults   map[schedule.Fault]int
 }
 
@@ -96,10 +98,11 @@ func (r *round) run(t *testing.T) {
 	}
 	began = time.Now()
 	ops, txns := r.recorder.Ops(), r.recorder.Txns()
-	if err := errors.Join(check.Registers(ops, judgeLimit), cycles.Check(txns)); err != nil {
+	if err := errors.Join(check.Registers(ops, judgeLimit), cycles.Check(txns), r.watches.Check()); err != nil {
 		t.Error(err)
 	}
-	t.Logf("%d operations and %d transactions judged in %v", len(ops), len(txns), time.Since(began).Round(time.Millisecond))
+	t.Logf("%d operations, %d transactions and %d changes that were watched judged in %v",
+		len(ops), len(txns), r.watches.Changes(), time.Since(began).Round(time.Millisecond))
 }
 
 // play lets the faults happen while clients work, and the cluster recover.
@@ -126,6 +129,20 @@ func (r *round) play(t *testing.T, x *target) error {
 		all.Go(func() { lists.Run(ctx, cl, i, rng) })
 		all.Go(func() { counters.Run(ctx, cl, others) })
 	}
+	watching, unwatch := context.WithCancel(t.Context())
+	var watched sync.WaitGroup
+	defer watched.Wait()
+	defer unwatch()
+	r.watches.Recorder = &r.recorder
+	for i := range watchers {
+		cl := x.connect(client.Config{})
+		rng := rand.New(rand.NewPCG(r.seed, uint64(300+i)))
+		watched.Go(func() {
+			if err := r.watches.Run(watching, cl, i, rng); err != nil && t.Context().Err() == nil {
+				t.Error(err)
+			}
+		})
+	}
 	var err error
 	if r.faults, err = schedule.Play(t.Context(), r.schedule, x); err != nil {
 		return err
@@ -140,6 +157,13 @@ func (r *round) play(t *testing.T, x *target) error {
 	reading, done := context.WithTimeout(t.Context(), recoverWait)
 	defer done()
 	reader := x.connect(client.Config{})
+	mark, err := reader.Put(reading, "mark", nil)
+	if err != nil {
+		return err
+	}
+	r.watches.Finish(mark.Revision)
+	defer time.AfterFunc(recoverWait, unwatch).Stop()
+	watched.Wait()
 	return errors.Join(work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader))
 }
 

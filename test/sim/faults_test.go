@@ -45,6 +45,7 @@ const (
 	nodes       = 3
 	workers     = 6 // clients of registers
 	listers     = 2 // clients of lists and counters
+	watchers    = 3
 	diskBytes   = 128 << 20
 	recoverWait = time.Minute // until all is well again, once faults are over
 	quietTime   = 10 * time.Second
@@ -135,10 +136,10 @@ func live(t *testing.T, seed uint64, life time.Duration, sum *tally.Tally) {
 	ops, txns := l.recorder.Ops(), l.recorder.Txns()
 	t.Logf("%v of virtual time took %v; %d operations and %d transactions", l.took.Round(time.Second), time.Since(began).Round(time.Millisecond), len(ops), len(txns))
 	began = time.Now()
-	if err := errors.Join(check.Registers(ops, judgeLimit), cycles.Check(txns)); err != nil {
+	if err := errors.Join(check.Registers(ops, judgeLimit), cycles.Check(txns), l.watches.Check()); err != nil {
 		t.Error(err)
 	}
-	t.Logf("judged in %v", time.Since(began).Round(time.Millisecond))
+	t.Logf("judged in %v, with %d changes that were watched", time.Since(began).Round(time.Millisecond), l.watches.Changes())
 }
 
 // lived is what a life leaves.
@@ -151,6 +152,7 @@ type lived struct {
 	disks    map[string]*disk.Disk // none: all data is in dir
 	schedule schedule.Schedule
 	recorder history.Recorder
+	watches  workload.Watches
 	faults   map[schedule.Fault]int
 	took     time.Duration
 }
@@ -209,6 +211,19 @@ func (l *lived) run(t *testing.T) {
 		rng := rand.New(rand.NewPCG(l.seed, uint64(2+i)))
 		all.Go(func() { work.Run(ctx, cl, i, rng) })
 	}
+	watching, unwatch := context.WithCancel(t.Context())
+	defer unwatch()
+	var watched sync.WaitGroup
+	l.watches.Recorder = &l.recorder
+	for i := range watchers {
+		cl := c.Connect(fmt.Sprintf("watcher%d", i), client.Config{})
+		rng := rand.New(rand.NewPCG(l.seed, uint64(300+i)))
+		watched.Go(func() {
+			if err := l.watches.Run(watching, cl, i, rng); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	var err error
 	if l.faults, err = schedule.Play(t.Context(), l.schedule, c); err != nil {
 		t.Error(err)
@@ -222,6 +237,14 @@ func (l *lived) run(t *testing.T) {
 	l.checkServed(t, quiet)
 	reader := c.Connect("reader", client.Config{})
 	reading := within(t, recoverWait)
+	mark, err := reader.Put(reading, "mark", nil)
+	if err != nil {
+		t.Error(err)
+		unwatch()
+	}
+	l.watches.Finish(mark.Revision)
+	defer time.AfterFunc(recoverWait, unwatch).Stop()
+	watched.Wait()
 	if err := errors.Join(work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader)); err != nil {
 		t.Error(err)
 	}
