@@ -105,7 +105,10 @@ func committed(ctx context.Context, cl *client.Client, keys []string, after uint
 // TestWatchEqualsHistory: whatever happens to nodes, leaders and links, watches tell
 // exactly what was committed, in order.
 func TestWatchEqualsHistory(t *testing.T) {
-	const duration = 100 * time.Second
+	duration := 100 * time.Second
+	if raceEnabled {
+		duration /= 5
+	}
 	seed := seeded.Seed(t)
 	synctest.Test(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))

@@ -279,7 +279,10 @@ func TestWatchEnds(t *testing.T) {
 
 // TestManyWatches: 10,000 watches of a key each, and 1,000 of the same.
 func TestManyWatches(t *testing.T) {
-	const keys, same = 10_000, 1_000
+	keys, same := 10_000, 1_000
+	if raceEnabled {
+		keys, same = 500, 100
+	}
 	inQuietCluster(t, func(t *testing.T, c *Cluster, cl *client.Client) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
