@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,10 +48,10 @@ type follower struct {
 	events []seen
 }
 
-// follow follows until the watch is complete up to a revision, which it waits for.
-func (f *follower) follow(ctx context.Context, end <-chan uint64) error {
-	last := uint64(0)
-	for last == 0 || f.until < last {
+// follow follows until the watch is complete up to end, once that is known.
+func (f *follower) follow(ctx context.Context, end *atomic.Uint64) error {
+	over := func() bool { return end.Load() != 0 && f.until >= end.Load() }
+	for !over() {
 		opts := append(slices.Clone(f.opts), client.FromRevision(f.until+1), client.Progress(time.Second))
 		for u, err := range f.cl.Watch(ctx, opts...) {
 			if err != nil {
@@ -69,11 +70,7 @@ func (f *follower) follow(ctx context.Context, end <-chan uint64) error {
 				return fmt.Errorf("the watch goes back from %d to %d", f.until, u.Revision)
 			}
 			f.until = u.Revision
-			select {
-			case last = <-end:
-			default:
-			}
-			if last != 0 && f.until >= last || f.rng.IntN(50) == 0 {
+			if over() || f.rng.IntN(50) == 0 {
 				break
 			}
 		}
@@ -157,7 +154,7 @@ func TestWatchEqualsHistory(t *testing.T) {
 			{[]client.WatchOption{client.From("w/1/"), client.To("w/3/"), client.DeletesOnly()}, func(s seen) bool { return s.key >= "w/1/" && s.key < "w/3/" && s.deleted }, false},
 			{[]client.WatchOption{client.Prefix("w/"), client.PutsOnly(), client.Buffer(2000)}, func(s seen) bool { return !s.deleted }, false},
 		}
-		end := make(chan uint64, 2*len(filters))
+		var end atomic.Uint64
 		all := make([]*follower, 2*len(filters))
 		watcher := c.Connect("watcher", client.Config{})
 		for i := range all {
@@ -166,7 +163,7 @@ func TestWatchEqualsHistory(t *testing.T) {
 			followers.Go(func() {
 				time.Sleep(time.Duration(i) * 5 * time.Second) // some begin with the past
 				for {
-					err := f.follow(ctx, end)
+					err := f.follow(ctx, &end)
 					if slow := (*client.SlowWatchError)(nil); errors.As(err, &slow) && slow.Revision >= f.until && i/2 == 4 {
 						continue // its buffer is small
 					}
@@ -183,10 +180,7 @@ func TestWatchEqualsHistory(t *testing.T) {
 		c.WaitReady(time.Minute, c.Names()...)
 		stop()
 		writers.Wait()
-		last := at()
-		for range all {
-			end <- last
-		}
+		end.Store(at())
 		followers.Wait()
 		want, err := committed(ctx, reader, keys, began)
 		if err != nil {
