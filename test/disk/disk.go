@@ -107,10 +107,9 @@ func (d *Disk) Close() error {
 	return nil
 }
 
-// forks is held while a child process is made. Until a child executes its program
-// it has all files open that its parent has: a lock that the parent lets go of
-// meanwhile stays held, and a file system in use, until the child has closed the
-// last of its files, which is some time after it is seen to have executed.
+// forks is held while a child process is made, until it has let go of its parent's
+// files: before, a lock that the parent lets go of stays held, and a file system in
+// use.
 var forks sync.RWMutex
 
 // HoldForks keeps this package from making child processes until done is called:
@@ -124,5 +123,9 @@ func HoldForks() (done func()) {
 func start(cmd *exec.Cmd) error {
 	forks.Lock()
 	defer forks.Unlock()
-	return cmd.Start()
+	released, err := witness()
+	if err != nil {
+		return err
+	}
+	return errors.Join(cmd.Start(), released())
 }

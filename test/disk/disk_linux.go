@@ -170,3 +170,52 @@ func (d *Disk) Restore() error {
 	}
 	return d.mount()
 }
+
+// lowest is a descriptor below those of all files that anybody opens later, and
+// highest one above them.
+var (
+	lowest  = mustOpenNull()
+	highest = 4000
+)
+
+func mustOpenNull() *os.File {
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		panic(err)
+	}
+	return f
+}
+
+// witness returns what waits, once a child has been made, until it has let go of all
+// files of its parent. The kernel closes them when the child executes its program, but
+// lets go of them later, in the order of their numbers or the other way round: by then
+// the parent has been told that the child executes, and on a busy machine the child may
+// stand still in the middle. So the child is given a pipe at either end.
+func witness() (released func() error, err error) {
+	var low, high [2]int
+	if err = errors.Join(unix.Pipe2(low[:], unix.O_CLOEXEC), unix.Pipe2(high[:], unix.O_CLOEXEC)); err != nil {
+		return nil, fmt.Errorf("make pipes: %w", err)
+	}
+	saved, err := unix.FcntlInt(lowest.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	top, err := unix.FcntlInt(uintptr(high[1]), unix.F_DUPFD_CLOEXEC, highest)
+	if err = errors.Join(err, unix.Dup3(low[1], int(lowest.Fd()), unix.O_CLOEXEC)); err != nil {
+		return nil, err
+	}
+	return func() error {
+		err := errors.Join(
+			unix.Dup3(saved, int(lowest.Fd()), unix.O_CLOEXEC), unix.Close(saved), unix.Close(top),
+			unix.Close(low[1]), unix.Close(high[1]))
+		for _, end := range []int{low[0], high[0]} {
+			for n := 1; n != 0 && err == nil; {
+				if n, err = unix.Read(end, make([]byte, 1)); errors.Is(err, unix.EINTR) {
+					n, err = 1, nil
+				}
+			}
+			err = errors.Join(err, unix.Close(end))
+		}
+		return err
+	}, nil
+}
