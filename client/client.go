@@ -32,6 +32,7 @@ type Client struct {
 	lost   atomic.Bool           // no node of the map answered when last asked
 
 	outdated chan struct{} // room for one: the map is to be learned anew
+	laggards laggards
 
 	mu     sync.Mutex // guards closed, and changes of table
 	closed bool

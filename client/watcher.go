@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,10 +29,13 @@ type watcher struct {
 
 	mu       sync.Mutex // guards what follows
 	parts    []*watchPart
-	bytes    int    // of all events that wait
-	slow     bool   // the consumer is
-	position uint64 // everything up to it has been told
-	wanted   uint64 // somebody wants to be told when it has come so far
+	bytes    int       // of all events that wait
+	slow     bool      // the consumer is
+	position uint64    // everything up to it has been told
+	wanted   uint64    // somebody wants to be told when it has come so far
+	lagging  bool      // it is among the client's laggards
+	asked    time.Time // when it was to be found out how far the watch is; zero: it is known
+	overdue  bool      // that has not been found out in time
 }
 
 // watchPart is a watcher's part in one shard. Its fields are guarded by the watcher's
@@ -41,7 +45,7 @@ type watchPart struct {
 	shard    *shard
 	sub      *subscription // nil: it is to be made, or paused
 	paused   bool          // until there is room
-	waiting  [][]Event     // not told yet; none of them is empty
+	waiting  []segment     // not told yet
 	complete uint64        // what there was up to it has come; a joined sub may know better
 
 	asOf time.Time // nothing acknowledged before it has yet to be told
@@ -52,6 +56,12 @@ type watchPart struct {
 
 	retry *retry // the consumer's
 	seat  *seat  // the consumer's: of the latest attempt
+}
+
+// segment is events that came together; there is at least one.
+type segment struct {
+	events []Event
+	bytes  int
 }
 
 // subscription is a part's watch at a node.
@@ -108,13 +118,12 @@ func (w *watcher) next() (Update, error) {
 				return Update{}, err
 			}
 		}
-		u, blocked, tell, err := w.take()
+		u, tell, err := w.take()
 		if err != nil || tell {
 			return u, err
 		}
-		if u, ok := w.wait(u, blocked); ok {
-			return u, nil
-		}
+		w.notify() // what is left may not be complete
+		w.wait()
 	}
 }
 
@@ -125,46 +134,44 @@ func (w *watcher) want(revision uint64) {
 	w.wanted = max(w.wanted, revision)
 	w.mu.Unlock()
 	w.advance(revision)
-	poke(w.wake)
+	w.notify()
 }
 
-// wait waits until something has come, or it is time to tell how far the watch is.
-func (w *watcher) wait(u Update, blocked uint64) (Update, bool) {
-	if blocked != 0 {
-		w.advance(blocked)
-	}
+// wait waits until there is something for the consumer, or it is time to find out how
+// far the watch is.
+func (w *watcher) wait() {
 	select {
 	case <-w.wake:
 	case <-w.ctx.Done():
-	case <-w.timer.C:
+	case now := <-w.timer.C:
 		w.timer.Reset(cmp.Or(w.opts.progress, defaultProgress))
+		w.mu.Lock()
+		w.overdue = !w.asked.IsZero()
+		w.asked = now
+		w.mu.Unlock()
 		w.advance(0)
-		return u, w.opts.progress > 0 && u.Revision > 0
 	}
-	return Update{}, false
 }
 
 // updateEvents is where an update is cut; it holds what has one revision, however
 // much that is.
 const updateEvents = 1000
 
-// take takes an update out of what waits, and says whether it is to be told. Without
-// events in it, blocked is the revision that shards have to be complete up to for there
-// to be some; 0: none wait.
-func (w *watcher) take() (u Update, blocked uint64, tell bool, err error) {
+// take takes an update out of what waits, and says whether it is to be told.
+func (w *watcher) take() (u Update, tell bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.slow {
-		return u, 0, false, &SlowWatchError{Revision: w.position}
+		return u, false, &SlowWatchError{Revision: w.position}
 	}
-	upTo := w.complete()
+	upTo, blocked := w.complete(), uint64(0)
 	for {
 		p, others := w.oldest()
 		if p == nil {
 			break
 		}
-		if first := p.waiting[0][0].KV.ModRevision; first > upTo {
-			blocked = w.newest()
+		if first := p.first(); first > upTo {
+			blocked = first
 			break
 		} else if n := len(u.Events); n >= updateEvents && first > u.Events[n-1].KV.ModRevision {
 			upTo = u.Events[n-1].KV.ModRevision
@@ -172,13 +179,24 @@ func (w *watcher) take() (u Update, blocked uint64, tell bool, err error) {
 		}
 		u.Events = p.takeTo(u.Events, min(others, upTo))
 	}
-	if tell = len(u.Events) > 0 || w.wanted > w.position && upTo >= w.wanted; blocked == 0 && !tell {
-		blocked = w.wanted
-	}
+	tell = len(u.Events) > 0 || w.wanted > w.position && upTo >= w.wanted
 	w.position = max(w.position, upTo)
 	u.Revision, u.AsOf = w.position, w.asOf()
+	if w.overdue || w.answered(u.AsOf) {
+		tell = tell || w.opts.progress > 0 && u.Revision > 0
+		w.overdue = false
+		if w.answered(u.AsOf) {
+			w.asked = time.Time{}
+		}
+	}
 	w.makeRoom(blocked)
-	return u, blocked, tell, nil
+	return u, tell, nil
+}
+
+// answered tells whether all shards have said how far they are since they were asked.
+// The caller holds mu.
+func (w *watcher) answered(asOf time.Time) bool {
+	return !w.asked.IsZero() && !asOf.Before(w.asked)
 }
 
 // asOf returns the time before which nothing was acknowledged that has not been told.
@@ -216,7 +234,7 @@ func (w *watcher) oldest() (oldest *watchPart, others uint64) {
 		if len(p.waiting) == 0 {
 			continue
 		}
-		rev := p.waiting[0][0].KV.ModRevision
+		rev := p.first()
 		if oldest == nil || rev < first {
 			oldest, first, others = p, rev, first
 		} else {
@@ -231,7 +249,7 @@ func (w *watcher) newest() uint64 {
 	rev := uint64(0)
 	for _, p := range w.parts {
 		if n := len(p.waiting); n > 0 {
-			last := p.waiting[n-1]
+			last := p.waiting[n-1].events
 			rev = max(rev, last[len(last)-1].KV.ModRevision)
 		}
 	}
@@ -260,8 +278,49 @@ func (w *watcher) advance(at uint64) {
 		}
 	}
 	w.mu.Unlock()
+	if len(behind) == 0 {
+		w.notify() // they have come so far meanwhile, and this one was not told
+	}
 	for _, sub := range behind {
 		sub.stream.advance(sub.feed, at, w)
+	}
+}
+
+// laggardPause is how long a watch waits for the shards that are behind before they are
+// asked: those that are written to all the time need not be.
+const laggardPause = 2 * time.Millisecond
+
+// laggards are the watches whose events are not complete yet.
+type laggards struct {
+	mu  sync.Mutex // guards all
+	all []*watcher
+}
+
+// add adds a watch that is not among them.
+func (l *laggards) add(w *watcher) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all = append(l.all, w); len(l.all) == 1 {
+		time.AfterFunc(laggardPause, l.hurry)
+	}
+}
+
+// hurry asks the shards that they wait for.
+func (l *laggards) hurry() {
+	l.mu.Lock()
+	all := l.all
+	l.all = nil
+	l.mu.Unlock()
+	for _, w := range all {
+		w.mu.Lock()
+		w.lagging = false
+		behind, at := w.complete() < w.missing(), max(w.newest(), w.wanted)
+		w.mu.Unlock()
+		if behind {
+			w.advance(at)
+		} else {
+			w.notify()
+		}
 	}
 }
 
@@ -274,38 +333,46 @@ func (p *watchPart) completeTo() uint64 {
 	return p.complete
 }
 
+// first returns the revision of the oldest event that waits. The caller holds the
+// watcher's mu.
+func (p *watchPart) first() uint64 { return p.waiting[0].events[0].KV.ModRevision }
+
 // takeTo appends the first events that wait, at least those of the first revision,
 // and up to a revision. The caller holds the watcher's mu.
 func (p *watchPart) takeTo(events []Event, upTo uint64) []Event {
-	first := p.waiting[0]
+	first := &p.waiting[0]
+	all, bytes := first.events, first.bytes
 	n := 1
-	for n < len(first) && first[n].KV.ModRevision <= upTo && len(events)+n < updateEvents {
+	for n < len(all) && all[n].KV.ModRevision <= upTo && len(events)+n < updateEvents {
 		n++
 	}
-	for n < len(first) && first[n].KV.ModRevision == first[n-1].KV.ModRevision {
+	for n < len(all) && all[n].KV.ModRevision == all[n-1].KV.ModRevision {
 		n++
 	}
-	for i := range first[:n] {
-		p.watcher.bytes -= first[i].size()
-	}
-	if len(events) == 0 {
-		events = first[:n:n] // the most frequent case, without a copy
+	if n < len(all) {
+		bytes = sizeOf(all[:n])
+		first.events, first.bytes = all[n:], first.bytes-bytes
 	} else {
-		events = append(events, first[:n]...)
-	}
-	if p.waiting[0] = first[n:]; n == len(first) {
+		p.waiting[0] = segment{}
 		p.waiting = p.waiting[1:]
 	}
-	return events
+	p.watcher.bytes -= bytes
+	if len(events) == 0 {
+		return all[:n:n] // the most frequent case, without a copy
+	}
+	return append(events, all[:n]...)
 }
 
 // eventOverhead is what an event takes beside its bytes.
 const eventOverhead = 160
 
-func (e *Event) size() int {
-	n := eventOverhead + len(e.KV.Key) + len(e.KV.Value)
-	if e.Prev != nil {
-		n += len(e.Prev.Value)
+func sizeOf(events []Event) (n int) {
+	for i := range events {
+		e := &events[i]
+		n += eventOverhead + len(e.KV.Key) + len(e.KV.Value)
+		if e.Prev != nil {
+			n += len(e.Prev.Value)
+		}
 	}
 	return n
 }
@@ -387,7 +454,7 @@ func (p *watchPart) stop(pause bool) {
 }
 
 // push takes events in; after that the part is complete up to a revision.
-func (sub *subscription) push(events [][]Event, complete uint64) {
+func (sub *subscription) push(events []segment, complete uint64) {
 	p, w := sub.part, sub.part.watcher
 	w.mu.Lock()
 	if p.sub != sub {
@@ -396,11 +463,9 @@ func (sub *subscription) push(events [][]Event, complete uint64) {
 	}
 	for _, seg := range events {
 		if !w.opts.prev {
-			seg = withoutPrev(seg)
+			seg = seg.withoutPrev()
 		}
-		for i := range seg {
-			w.bytes += seg[i].size()
-		}
+		w.bytes += seg.bytes
 		p.waiting = append(p.waiting, seg)
 	}
 	p.complete = max(p.complete, complete)
@@ -409,10 +474,39 @@ func (sub *subscription) push(events [][]Event, complete uint64) {
 		w.slow = true
 	}
 	w.mu.Unlock()
-	poke(w.wake)
 	if full {
 		p.stop(true)
+		poke(w.wake) // it may be the one that the others wait for
 	}
+}
+
+// notify wakes the consumer if there is something for it. If what has come is not
+// complete yet, the shards that are behind are asked to be, in a while.
+func (w *watcher) notify() {
+	w.mu.Lock()
+	ready := w.slow || w.complete() >= w.missing() || w.answered(w.asOf())
+	lags := !ready && w.missing() != math.MaxUint64 && !w.lagging
+	w.lagging = w.lagging || lags
+	w.mu.Unlock()
+	if ready {
+		poke(w.wake)
+	}
+	if lags {
+		w.client.laggards.add(w)
+	}
+}
+
+// missing returns the revision up to which all shards have to be complete for there to
+// be something to tell; the highest: none will do. The caller holds mu.
+func (w *watcher) missing() uint64 {
+	rev := uint64(math.MaxUint64)
+	if p, _ := w.oldest(); p != nil {
+		rev = p.first()
+	}
+	if w.wanted > w.position {
+		rev = min(rev, w.wanted)
+	}
+	return rev
 }
 
 // late tells whether it is the consumer that the watch waits for: what it has not
@@ -425,23 +519,20 @@ func (w *watcher) late() bool {
 		}
 	}
 	p, _ := w.oldest()
-	return p != nil && p.waiting[0][0].KV.ModRevision <= w.complete()
+	return p != nil && p.first() <= w.complete()
 }
 
-// withoutPrev returns events without what they superseded, which another watch of the
-// stream wanted.
-func withoutPrev(events []Event) []Event {
-	out := events
-	for i := range events {
-		if events[i].Prev == nil {
-			continue
-		}
-		if &out[0] == &events[0] {
-			out = append([]Event(nil), events...)
-		}
-		out[i].Prev = nil
+// withoutPrev returns the events without what they superseded, which another watch of
+// the stream wanted.
+func (s segment) withoutPrev() segment {
+	if !slices.ContainsFunc(s.events, func(e Event) bool { return e.Prev != nil }) {
+		return s
 	}
-	return out
+	own := slices.Clone(s.events)
+	for i := range own {
+		own[i].Prev = nil
+	}
+	return segment{own, sizeOf(own)}
 }
 
 // join notes that from now on the part is complete up to what its feed is.
@@ -452,7 +543,7 @@ func (sub *subscription) join() {
 		sub.joined, p.begun, p.settled = true, true, true
 	}
 	w.mu.Unlock()
-	poke(w.wake)
+	w.notify()
 }
 
 // end notes that there is no watch at the node any more.

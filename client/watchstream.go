@@ -123,7 +123,7 @@ func (s *watchStream) advance(f *watchFeed, at uint64, w *watcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if at != 0 && f.complete.Load() >= at {
-		poke(w.wake)
+		defer w.notify() // it may have come meanwhile
 		return
 	}
 	f.waiting[w] = struct{}{}
@@ -246,8 +246,11 @@ func (s *watchStream) accept(resp *kvdpb.WatchResponse) {
 	for _, sub := range ended {
 		sub.end(nodeOutcome(resp.Error))
 	}
+	for _, sh := range shares {
+		sh.sub.part.watcher.notify()
+	}
 	for _, w := range woken {
-		poke(w.wake)
+		w.notify()
 	}
 }
 
@@ -285,7 +288,7 @@ func (s *watchStream) named(ids []uint64) []*subscription {
 // share is what a message has for one watch.
 type share struct {
 	sub    *subscription
-	events [][]Event
+	events []segment
 }
 
 // share finds out what a message has for whom. Watches that want the same events share
@@ -307,6 +310,7 @@ func (s *watchStream) share(resp *kvdpb.WatchResponse) []*share {
 		for n < len(events) && len(resp.Events[n].Watches) == 0 {
 			n++
 		}
+		seg := segment{events[i:n:n], sizeOf(events[i:n])}
 		for _, id := range ids {
 			sh := of[id]
 			if sh == nil {
@@ -317,7 +321,7 @@ func (s *watchStream) share(resp *kvdpb.WatchResponse) []*share {
 				of[id] = sh
 				all = append(all, sh)
 			}
-			sh.events = append(sh.events, events[i:n:n])
+			sh.events = append(sh.events, seg)
 		}
 		i = n
 	}
