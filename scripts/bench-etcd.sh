@@ -5,6 +5,7 @@
 #   load      load 5 million keys: rate over time, memory, disk, write amplification
 #   restart   time to serve again at 0.1, 1 and 5 million keys
 #   shards    1, 4, 16 and 64 shards under the same load, and idle
+#   watch     what 100 watches cost those who write, beside etcd (about 2 minutes)
 #   failover  time without writes after kill -9, SIGSTOP, a graceful stop and a one-way
 #             partition of the node that leads most, beside etcd (about 15 minutes)
 # The first run builds etcd from its Go module (a minute or two). All flags: --help.
