@@ -277,9 +277,10 @@ func (w *watcher) advance(at uint64) {
 			behind = append(behind, p.sub)
 		}
 	}
+	come := at != 0 && w.complete() >= at
 	w.mu.Unlock()
-	if len(behind) == 0 {
-		w.notify() // they have come so far meanwhile, and this one was not told
+	if come {
+		w.notify() // while it was not waited for
 	}
 	for _, sub := range behind {
 		sub.stream.advance(sub.feed, at, w)

@@ -210,8 +210,12 @@ func (f *feed) reign(ctx context.Context) (<-chan struct{}, error) {
 // wait waits until there is something to do, an entry behind the one applied, or the
 // end of the reign.
 func (f *feed) wait(ctx context.Context, applied uint64, lost <-chan struct{}) {
-	more, end := f.r.Store().Applied(applied + 1)
-	defer end()
+	var more <-chan struct{}
+	if len(f.joined.all)+len(f.behind.all) > 0 {
+		var end func()
+		more, end = f.r.Store().Applied(applied + 1)
+		defer end()
+	}
 	select {
 	case <-more:
 	case <-f.wake:
@@ -253,11 +257,12 @@ func (f *feed) takeOver() {
 // tell tells those who have joined what there is above the cursor, and all of them
 // that they are complete up to it if they want to know.
 func (f *feed) tell(ctx context.Context) (more bool, err error) {
-	page, err := f.r.Store().Changes(ctx, store.ChangesOptions{
-		After: f.cursor, Want: f.joined.wants, Limit: feedEvents, MaxBytes: feedBytes,
-	})
-	if len(f.joined.all) == 0 { // it may have been a while
-		page, err = store.Changes{UpTo: max(f.cursor, f.r.Store().Revision())}, nil
+	st := f.r.Store()
+	page := store.Changes{UpTo: max(f.cursor, st.Revision())}
+	if len(f.joined.all) > 0 {
+		page, err = st.Changes(ctx, store.ChangesOptions{
+			After: f.cursor, Want: f.joined.wants, Limit: feedEvents, MaxBytes: feedBytes,
+		})
 	}
 	var compacted *store.CompactedError
 	if errors.As(err, &compacted) {
