@@ -82,7 +82,65 @@ func runWatch(ctx context.Context, o options) error {
 		t = append(t, lines...)
 	}
 	fmt.Printf("\nall watches in one process with the 256 clients; CPU: the three servers + the clients\n\n")
-	return t.print(os.Stdout)
+	if err := t.print(os.Stdout); err != nil {
+		return err
+	}
+	return runCached(ctx, o, p)
+}
+
+// cached reads from a cache.
+type cached struct {
+	kvdTarget
+	cache *client.Cache
+}
+
+func (t cached) Get(_ context.Context, key string) (bool, error) {
+	_, found := t.cache.Get(key)
+	return found, nil
+}
+
+// runCached compares reads of a cache with those of the cluster.
+func runCached(ctx context.Context, o options, p plan) (err error) {
+	dir := filepath.Join(o.dir, "cache")
+	sys, err := newSystem(kvdName, o, dir, o.shards)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sys.nodes().kill(), o.remove(dir)) }()
+	if err := launch(ctx, sys, p.settle); err != nil {
+		return err
+	}
+	if err := preload(ctx, o, sys, bench.Config{}, map[string]bool{}); err != nil {
+		return err
+	}
+	t, err := sys.target(false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
+	began := time.Now()
+	kv := t.(kvdTarget)
+	cache, err := kv.KV.NewCache(ctx, "bench/")
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	loaded := time.Since(began)
+	lines := markdown{{"256 clients get", "gets/s", "CPU us/get"}}
+	for _, from := range []struct {
+		what   string
+		target bench.Target
+	}{{"from the cluster", t}, {"from a cache", cached{kv, cache}}} {
+		cfg := hot(bench.Get, 256)
+		cfg.Seed, cfg.Duration = 1, p.measure
+		s, err := measureLoad(ctx, sys, from.target, cfg)
+		if err != nil {
+			return err
+		}
+		lines = append(lines, []string{from.what, number(s.OpsPerSecond), fmt.Sprintf("%.1f + %.1f", s.ServerCPU, s.ClientCPU)})
+	}
+	fmt.Printf("\na cache of %d keys, loaded in %v, %v old at most\n\n", cache.Len(), loaded.Round(time.Millisecond), cache.Staleness().Round(time.Millisecond))
+	return lines.print(os.Stdout)
 }
 
 func measureWatches(ctx context.Context, o options, p plan, kind string) (lines [][]string, err error) {

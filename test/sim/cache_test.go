@@ -86,7 +86,11 @@ func TestCache(t *testing.T) {
 				time.Sleep(500 * time.Millisecond)
 			}
 		})
-		for range 15 {
+		troubles := 15
+		if raceEnabled {
+			troubles = 4
+		}
+		for range troubles {
 			trouble(c, rng)
 		}
 		c.WaitReady(time.Minute, c.Names()...)

@@ -41,8 +41,12 @@ func (s *span) String() string {
 
 func (s *span) wants(key string) bool { return strings.HasPrefix(key, s.prefix) }
 
-// patience is how long a watch is tried that fails.
-const patience = 100 * time.Millisecond
+const (
+	// patience is the pause after a watch that has failed.
+	patience = 100 * time.Millisecond
+	// progress is how often shards that have nothing to tell say so: an entry each.
+	progress = 10 * time.Second
+)
 
 // Finish has the watches end when they are complete up to a revision.
 func (w *Watches) Finish(revision uint64) { w.end.Store(revision) }
@@ -86,7 +90,7 @@ func (w *Watches) over(s *span) bool {
 
 // follow watches for a while.
 func (w *Watches) follow(ctx context.Context, cl *client.Client, s *span, rng *rand.Rand) error {
-	opts := []client.WatchOption{client.Prefix(s.prefix), client.Progress(time.Second)}
+	opts := []client.WatchOption{client.Prefix(s.prefix), client.Progress(progress)}
 	if s.upTo == 0 {
 		opts = append(opts, client.Initial())
 		s.state = make(map[string]client.KeyValue)
