@@ -48,6 +48,13 @@ type wish struct {
 	present bool // and at least to the present
 }
 
+// merge makes the wish one for what either is for.
+func (w *wish) merge(other wish) {
+	w.id = max(w.id, other.id)
+	w.at = max(w.at, other.at)
+	w.present = w.present || other.present
+}
+
 func newFeed(stream *watchStream, r *shard.Replica) *feed {
 	return &feed{
 		stream: stream, r: r,
@@ -95,9 +102,7 @@ func (f *feed) cancel(id uint64) {
 func (f *feed) advance(w wish) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.wish.id = max(f.wish.id, w.id)
-	f.wish.at = max(f.wish.at, w.at)
-	f.wish.present = f.wish.present || w.present
+	f.wish.merge(w)
 	poke(f.asked)
 }
 
@@ -122,16 +127,25 @@ func (f *feed) run(ctx context.Context) {
 // prepare sees to it that nothing is written any more at or below the revisions that
 // new watches begin at and that wishes are for, until ctx ends or it cannot.
 func (f *feed) prepare(ctx context.Context) error {
+	var again <-chan time.Time
 	for {
 		select {
 		case <-f.asked:
+		case <-again:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 		f.mu.Lock()
 		fresh, wished := f.fresh, f.wish
-		f.fresh, f.wish = nil, wish{}
+		f.fresh, f.wish, again = nil, wish{}, nil
 		f.mu.Unlock()
+		if f.stream.node.Clock().Observe(wished.at) != nil {
+			// Another node has told of it, and will tell this one.
+			f.mu.Lock()
+			f.wish.merge(wished)
+			f.mu.Unlock()
+			wished, again = wish{}, time.After(wishRetry)
+		}
 		if err := f.grant(ctx, fresh, wished); err != nil {
 			return err
 		}
@@ -141,11 +155,6 @@ func (f *feed) prepare(ctx context.Context) error {
 func (f *feed) grant(ctx context.Context, fresh []*watch, wished wish) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if f.stream.node.Clock().Observe(wished.at) != nil {
-		// Another node has told of it, and will tell this one.
-		time.AfterFunc(wishRetry, func() { f.advance(wished) })
-		wished = wish{}
-	}
 	want := wanted{at: wished.at, present: wished.present}
 	for _, w := range fresh {
 		want.at = max(want.at, w.after)
@@ -409,6 +418,7 @@ func (f *feed) end(ctx context.Context, why error) {
 	s.mu.Unlock()
 	f.mu.Lock()
 	ids := slices.Sorted(maps.Keys(f.watches))
+	f.watches = nil // a cancel that comes now finds nothing
 	f.mu.Unlock()
 	s.ended(len(ids))
 	_ = f.send(ctx, &kvdpb.WatchResponse{Ended: ids, Error: s.apiErrorOf(why, f.r.ID())})

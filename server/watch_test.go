@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/proto/revision"
+	"github.com/kvd-io/kvd/shard/hlc"
 )
 
 // watching is a stream of watches.
@@ -164,6 +167,25 @@ func TestWatch(t *testing.T) {
 	}
 	if _, err := w.stream.Recv(); err == nil {
 		t.Error("the stream goes on after its end")
+	}
+}
+
+// TestWatchAdvanceAhead: what is wanted up to a revision that the node has not heard of
+// yet is told once it may be.
+func TestWatchAdvanceAhead(t *testing.T) {
+	c := startCluster(t, 1)
+	resp, err := c.kv("n1").Put(within(t), putReq("k", "v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := openWatch(t, c.kv("n1"), resp.Header.Shard)
+	w.create(&kvdpb.WatchCreate{Watch: 1})
+	w.join(1)
+	ahead := revision.FromTime(time.Now().Add(hlc.DefaultMaxAhead + 300*time.Millisecond))
+	w.send(&kvdpb.WatchRequest{Request: &kvdpb.WatchRequest_Advance{Advance: &kvdpb.WatchAdvance{Id: 1, Revision: ahead}}})
+	r := w.until("what is ahead", func(r *kvdpb.WatchResponse) bool { return r.Advanced == 1 })
+	if r.Complete < ahead {
+		t.Errorf("complete up to %d, want %d", r.Complete, ahead)
 	}
 }
 
