@@ -31,8 +31,9 @@ type watcher struct {
 	parts    []*watchPart
 	bytes    int       // of all events that wait
 	slow     bool      // the consumer is
-	position uint64    // everything up to it has been told
-	wanted   uint64    // somebody wants to be told when it has come so far
+	position uint64    // there is nothing more to tell up to it
+	told     uint64    // position, as the consumer knows it
+	wanted   uint64    // somebody wants the consumer to know when it has come so far
 	lagging  bool      // it is among the client's laggards
 	asked    time.Time // when it was to be found out how far the watch is; zero: it is known
 	overdue  bool      // that has not been found out in time
@@ -83,7 +84,7 @@ func (c *Client) newWatcher(ctx context.Context, o *watchOptions, after uint64) 
 		return nil, err
 	}
 	w := &watcher{
-		client: c, opts: o, span: sp, buffer: cmp.Or(o.buffer, DefaultWatchBuffer), position: after,
+		client: c, opts: o, span: sp, buffer: cmp.Or(o.buffer, DefaultWatchBuffer), position: after, told: after,
 		began: time.Now(), wake: make(chan struct{}, 1), timer: time.NewTimer(cmp.Or(o.progress, defaultProgress)),
 	}
 	w.ctx, w.cancel = context.WithCancel(ctx)
@@ -162,6 +163,9 @@ func (w *watcher) take() (u Update, tell bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.slow {
+		if p, _ := w.oldest(); p != nil {
+			w.position = max(w.position, p.first()-1) // all that there was below has been told
+		}
 		return u, false, &SlowWatchError{Revision: w.position}
 	}
 	upTo, blocked := w.complete(), uint64(0)
@@ -179,7 +183,7 @@ func (w *watcher) take() (u Update, tell bool, err error) {
 		}
 		u.Events = p.takeTo(u.Events, min(others, upTo))
 	}
-	tell = len(u.Events) > 0 || w.wanted > w.position && upTo >= w.wanted
+	tell = len(u.Events) > 0 || w.wanted > w.told && upTo >= w.wanted
 	w.position = max(w.position, upTo)
 	u.Revision, u.AsOf = w.position, w.asOf()
 	if w.overdue || w.answered(u.AsOf) {
@@ -188,6 +192,9 @@ func (w *watcher) take() (u Update, tell bool, err error) {
 		if w.answered(u.AsOf) {
 			w.asked = time.Time{}
 		}
+	}
+	if tell {
+		w.told = u.Revision
 	}
 	w.makeRoom(blocked)
 	return u, tell, nil
@@ -462,6 +469,7 @@ func (sub *subscription) push(events []segment, complete uint64) {
 		w.mu.Unlock()
 		return
 	}
+	late := w.late()
 	for _, seg := range events {
 		if !w.opts.prev {
 			seg = seg.withoutPrev()
@@ -471,9 +479,7 @@ func (sub *subscription) push(events []segment, complete uint64) {
 	}
 	p.complete = max(p.complete, complete)
 	full := w.bytes > w.buffer
-	if full && w.late() {
-		w.slow = true
-	}
+	w.slow = w.slow || full && late
 	w.mu.Unlock()
 	if full {
 		p.stop(true)
@@ -485,8 +491,12 @@ func (sub *subscription) push(events []segment, complete uint64) {
 // complete yet, the shards that are behind are asked to be, in a while.
 func (w *watcher) notify() {
 	w.mu.Lock()
-	ready := w.slow || w.complete() >= w.missing() || w.answered(w.asOf())
-	lags := !ready && w.missing() != math.MaxUint64 && !w.lagging
+	complete, missing := w.complete(), w.missing()
+	if complete < missing {
+		w.position = max(w.position, complete) // there is nothing to tell up to there
+	}
+	ready := w.slow || complete >= missing || w.answered(w.asOf())
+	lags := !ready && missing != math.MaxUint64 && !w.lagging
 	w.lagging = w.lagging || lags
 	w.mu.Unlock()
 	if ready {
@@ -504,15 +514,15 @@ func (w *watcher) missing() uint64 {
 	if p, _ := w.oldest(); p != nil {
 		rev = p.first()
 	}
-	if w.wanted > w.position {
+	if w.wanted > w.told {
 		rev = min(rev, w.wanted)
 	}
 	return rev
 }
 
-// late tells whether it is the consumer that the watch waits for: what it has not
-// taken is complete, and nothing of it is from before the watch caught up. The caller
-// holds mu.
+// late tells whether it is the consumer that the watch waits for: there is something
+// that it has not taken, which is complete, and nothing of it is from before the watch
+// caught up. The caller holds mu.
 func (w *watcher) late() bool {
 	for _, p := range w.parts {
 		if p.sub == nil || !p.sub.joined {

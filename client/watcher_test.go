@@ -1,0 +1,102 @@
+package client
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+// newTestWatcher returns a watcher of some shards that have all joined, complete up to
+// a revision.
+func newTestWatcher(t *testing.T, shards, buffer int, complete uint64) *watcher {
+	t.Helper()
+	w := &watcher{client: &Client{ctx: t.Context()}, ctx: t.Context(), opts: &watchOptions{progress: time.Second}, buffer: buffer, wake: make(chan struct{}, 1)}
+	for i := range shards {
+		p := &watchPart{watcher: w, shard: &shard{id: uint32(i)}}
+		stream := &watchStream{node: &node{client: w.client}, broken: true}
+		p.sub = &subscription{part: p, stream: stream, feed: &watchFeed{shard: p.shard.id, waiting: make(map[*watcher]struct{})}, joined: true}
+		w.parts = append(w.parts, p)
+	}
+	w.progress(complete)
+	return w
+}
+
+// progress notes that all shards are complete up to a revision.
+func (w *watcher) progress(complete uint64) {
+	for _, p := range w.parts {
+		p.sub.feed.complete.Store(complete)
+		p.sub.feed.fresh.Store(&freshness{complete: complete, asOf: time.Now()})
+	}
+	w.notify()
+}
+
+func oneEvent(rev uint64, bytes int) []segment {
+	events := []Event{{KV: KeyValue{Key: strings.Repeat("k", bytes), ModRevision: rev}}}
+	return []segment{{events, sizeOf(events)}}
+}
+
+// TestSlowFromNow: a watch from now on that is cut off before it has told anything
+// goes on from where it began, not from the beginning of history.
+func TestSlowFromNow(t *testing.T) {
+	w := newTestWatcher(t, 1, 1000, 500)
+	w.parts[0].sub.push(oneEvent(600, 800), 600)
+	w.parts[0].sub.push(oneEvent(700, 800), 700)
+	_, _, err := w.take()
+	var slow *SlowWatchError
+	if !errors.As(err, &slow) || slow.Revision < 500 || slow.Revision >= 600 {
+		t.Errorf("cut off: %v; want to go on behind 500 and before 600", err)
+	}
+}
+
+// TestLargeMessage: a consumer that has taken all that there was is not slow, however
+// much comes at once.
+func TestLargeMessage(t *testing.T) {
+	w := newTestWatcher(t, 1, 1000, 500)
+	w.parts[0].sub.push(oneEvent(600, 5000), 600)
+	u, tell, err := w.take()
+	if err != nil || !tell || len(u.Events) != 1 || u.Revision != 600 {
+		t.Errorf("%+v, %v, %v; want one event, up to 600", u, tell, err)
+	}
+}
+
+// TestProgressWakes: the consumer is woken when all shards have said how far they are,
+// not when it is time to ask again.
+func TestProgressWakes(t *testing.T) {
+	w := newTestWatcher(t, 3, 1000, 500)
+	if _, tell, err := w.take(); tell || err != nil {
+		t.Fatal(tell, err)
+	}
+	w.asked = time.Now()
+	time.Sleep(time.Millisecond)
+	w.progress(600)
+	select {
+	case <-w.wake:
+	default:
+		t.Fatal("the consumer sleeps")
+	}
+	if u, tell, err := w.take(); !tell || err != nil || u.Revision != 600 {
+		t.Errorf("%+v, %v, %v; want progress up to 600", u, tell, err)
+	}
+}
+
+// TestWantWhatIsKnown: what is complete already is told to a consumer that waits for
+// it and does not know.
+func TestWantWhatIsKnown(t *testing.T) {
+	w := newTestWatcher(t, 3, 1000, 500)
+	if _, tell, err := w.take(); tell || err != nil {
+		t.Fatal(tell, err)
+	}
+	w.want(400)
+	select {
+	case <-w.wake:
+	case <-time.After(time.Second):
+		t.Fatal("the consumer sleeps")
+	}
+	if u, tell, err := w.take(); !tell || err != nil || u.Revision != 500 {
+		t.Errorf("%+v, %v, %v; want to be told of 500", u, tell, err)
+	}
+	if _, tell, _ := w.take(); tell {
+		t.Error("it is told twice")
+	}
+}
