@@ -171,12 +171,8 @@ func (d *Disk) Restore() error {
 	return d.mount()
 }
 
-// lowest is a descriptor below those of all files that anybody opens later, and
-// highest one above them.
-var (
-	lowest  = mustOpenNull()
-	highest = 4000
-)
+// lowest is a descriptor below those of all files that anybody opens later.
+var lowest = mustOpenNull()
 
 func mustOpenNull() *os.File {
 	f, err := os.Open(os.DevNull)
@@ -192,30 +188,56 @@ func mustOpenNull() *os.File {
 // the parent has been told that the child executes, and on a busy machine the child may
 // stand still in the middle. So the child is given a pipe at either end.
 func witness() (released func() error, err error) {
-	var low, high [2]int
-	if err = errors.Join(unix.Pipe2(low[:], unix.O_CLOEXEC), unix.Pipe2(high[:], unix.O_CLOEXEC)); err != nil {
-		return nil, fmt.Errorf("make pipes: %w", err)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return nil, fmt.Errorf("limit of open files: %w", err)
 	}
-	saved, err := unix.FcntlInt(lowest.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	highest := int(min(limit.Cur, 4096)) - 1 // a descriptor above those of all other files
+	var mine, childs []int                   // ends of pipes to be closed
+	closeAll := func(fds []int) (err error) {
+		for _, fd := range fds {
+			err = errors.Join(err, unix.Close(fd))
+		}
+		return err
+	}
+	give := func(where func(end int) (int, error)) error {
+		var pipe [2]int
+		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+			return fmt.Errorf("make a pipe: %w", err)
+		}
+		mine, childs = append(mine, pipe[0]), append(childs, pipe[1])
+		given, err := where(pipe[1])
+		if err == nil && given != int(lowest.Fd()) {
+			childs = append(childs, given)
+		}
+		return err
+	}
+	restore := func() error { return nil }
+	err = errors.Join(
+		give(func(end int) (int, error) { return unix.FcntlInt(uintptr(end), unix.F_DUPFD_CLOEXEC, highest) }),
+		give(func(end int) (int, error) {
+			saved, err := unix.FcntlInt(lowest.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				return 0, err
+			}
+			restore = func() error {
+				return errors.Join(unix.Dup3(saved, int(lowest.Fd()), unix.O_CLOEXEC), unix.Close(saved))
+			}
+			return int(lowest.Fd()), unix.Dup3(end, int(lowest.Fd()), unix.O_CLOEXEC)
+		}),
+	)
 	if err != nil {
-		return nil, err
-	}
-	top, err := unix.FcntlInt(uintptr(high[1]), unix.F_DUPFD_CLOEXEC, highest)
-	if err = errors.Join(err, unix.Dup3(low[1], int(lowest.Fd()), unix.O_CLOEXEC)); err != nil {
-		return nil, err
+		return nil, errors.Join(err, restore(), closeAll(childs), closeAll(mine))
 	}
 	return func() error {
-		err := errors.Join(
-			unix.Dup3(saved, int(lowest.Fd()), unix.O_CLOEXEC), unix.Close(saved), unix.Close(top),
-			unix.Close(low[1]), unix.Close(high[1]))
-		for _, end := range []int{low[0], high[0]} {
+		err := errors.Join(restore(), closeAll(childs))
+		for _, end := range mine {
 			for n := 1; n != 0 && err == nil; {
 				if n, err = unix.Read(end, make([]byte, 1)); errors.Is(err, unix.EINTR) {
 					n, err = 1, nil
 				}
 			}
-			err = errors.Join(err, unix.Close(end))
 		}
-		return err
+		return errors.Join(err, closeAll(mine))
 	}, nil
 }
