@@ -15,8 +15,9 @@ type Event struct {
 	// KV is what was written; of a deletion, the key and the ModRevision of it.
 	KV      KeyValue
 	Deleted bool
-	// Prev is what the change superseded, with WithPrev; nil if there was nothing, or
-	// if it is no longer kept.
+	// Prev is what the change superseded, with WithPrev; nil if there was nothing, if
+	// it is no longer kept, or if all that was superseded at this revision (by a
+	// DeleteRange, say) is more than 4 MiB. AtRevision(KV.ModRevision - 1) reads it.
 	Prev *KeyValue
 }
 
@@ -119,7 +120,9 @@ const defaultProgress = 30 * time.Second
 // keys), in the order of their revisions, none left out and none twice, until ctx ends
 // or the caller breaks off. Changes that were acknowledged before it began come only
 // with FromRevision or Initial. It goes on by itself when nodes fail and leaders
-// change, and while the cluster is unavailable it waits.
+// change, and while the cluster is unavailable it waits; only when that is so at the
+// beginning (no node tells of the cluster map, or what is there initially cannot be
+// read, within Config.Timeout) it fails, with ErrUnavailable.
 //
 // The order over several shards is that of revisions: a write that a client made after
 // it knew of another one, through kvd, comes after that.

@@ -13,8 +13,8 @@ import (
 // Change is a write of a key, or its deletion. Its slices must not be modified; they
 // stay valid.
 type Change struct {
-	Version      // of a deletion: Key and ModRevision, and no more
-	Deleted bool //
+	Version // of a deletion: Key and ModRevision, and no more
+	Deleted bool
 	Prev    Version
 }
 
@@ -23,12 +23,13 @@ type ChangesOptions struct {
 	After uint64 // those above this revision
 	UpTo  uint64 // and not above this one; 0: all
 	// Want tells whether a change is wanted, and whether with Prev: what it superseded,
-	// as far as that is still kept.
+	// as far as that is still kept, and is no more than 4 MiB for all changes of a
+	// revision.
 	Want func(key []byte, deleted bool) (want, prev bool)
 	// Limit and MaxBytes bound a page; 0: the store's own bounds, which hold in any
 	// case. A revision is never cut in two.
 	Limit    int
-	MaxBytes int // of keys and values
+	MaxBytes int // of keys and values, also of Prev
 }
 
 // Changes is a page of changes in the order of their revisions.
@@ -45,17 +46,49 @@ func (s *Store) Changes(ctx context.Context, o ChangesOptions) (Changes, error) 
 	if err := s.gatherChanges(ctx, &p); err != nil {
 		return Changes{}, err
 	}
-	for i := range p.page.Changes {
-		c := &p.page.Changes[i]
+	if err := s.addPrevs(ctx, &p); err != nil {
+		return Changes{}, err
+	}
+	return p.page, nil
+}
+
+// maxPrevBytes bounds what the changes of one revision superseded, which may be far
+// more than what any message or entry has.
+const maxPrevBytes = maxPageBytes
+
+// addPrevs finds what the changes superseded, and ends the page where that fills it.
+func (s *Store) addPrevs(ctx context.Context, p *changePager) error {
+	all := p.page.Changes
+	page, prevs := 0, 0 // bytes of the page, and of the Prevs of one revision
+	for i := range all {
+		c := &all[i]
+		if i > 0 && c.ModRevision > all[i-1].ModRevision {
+			if prevs = 0; page >= p.maxBytes {
+				p.page.Changes, p.page.UpTo, p.page.More = all[:i], all[i-1].ModRevision, true
+				return nil
+			}
+		}
+		page += c.size()
 		if c.Prev.ModRevision == 0 {
 			continue
 		}
-		var err error
-		if c.Prev, _, err = s.Get(c.Key, c.ModRevision-1); err != nil && !errors.Is(err, ErrCompacted) {
-			return Changes{}, err
+		var prev Version
+		if prevs < maxPrevBytes {
+			var err error
+			if prev, _, err = s.Get(c.Key, c.ModRevision-1); err != nil && !errors.Is(err, ErrCompacted) {
+				return err
+			}
+			if prevs += len(prev.Value); prevs > maxPrevBytes {
+				prev = Version{}
+			}
+		}
+		c.Prev = prev
+		page += len(prev.Value)
+		if i%ctxEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
-	return p.page, nil
+	return nil
 }
 
 func (s *Store) gatherChanges(ctx context.Context, p *changePager) error {

@@ -2307,7 +2307,8 @@ type WatchCreate struct {
 	// Neither puts, nor deletes.
 	NoPuts    bool `protobuf:"varint,5,opt,name=no_puts,json=noPuts,proto3" json:"no_puts,omitempty"`
 	NoDeletes bool `protobuf:"varint,6,opt,name=no_deletes,json=noDeletes,proto3" json:"no_deletes,omitempty"`
-	// With what each change superseded, as far as it is still kept.
+	// With what each change superseded, as far as it is still kept, and is no more than
+	// 4 MiB for all changes of a revision.
 	Prev          bool `protobuf:"varint,7,opt,name=prev,proto3" json:"prev,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

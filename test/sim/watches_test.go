@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -204,6 +205,40 @@ func TestSlowWatch(t *testing.T) {
 		}
 		if !slices.Equal(told, revisions) {
 			t.Errorf("%d are told, %d were written, or they differ", len(told), len(revisions))
+		}
+	})
+}
+
+// TestWatchLargePrevs: what a deletion of a range superseded may be larger than any
+// message.
+func TestWatchLargePrevs(t *testing.T) {
+	const keys = 40
+	inQuietCluster(t, func(t *testing.T, c *Cluster, cl *client.Client) {
+		ctx := t.Context()
+		value := strings.Repeat("v", 1<<20)
+		began := mustPut(ctx, t, cl, "{p}", "")
+		for i := range keys {
+			mustPut(ctx, t, cl, fmt.Sprintf("{p}/%d", i), value)
+		}
+		if _, err := cl.DeleteRange(ctx, "{p}/", "{p}0"); err != nil {
+			t.Fatal(err)
+		}
+		deleted, with := 0, 0
+		for u, err := range cl.Watch(ctx, client.Prefix("{p}/"), client.DeletesOnly(), client.WithPrev(), client.FromRevision(began+1)) {
+			if err != nil {
+				t.Fatalf("after %d: %v", deleted, err)
+			}
+			for _, e := range u.Events {
+				if deleted++; e.Prev != nil {
+					with++
+				}
+			}
+			if deleted == keys {
+				break
+			}
+		}
+		if with != 4 {
+			t.Errorf("%d of %d come with what they superseded, want 4", with, keys)
 		}
 	})
 }
