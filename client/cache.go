@@ -55,7 +55,8 @@ func (x *Cache) Close() {
 	<-x.ended
 }
 
-// Get returns what the cache has of a key: what there was Staleness ago, or later.
+// Get returns what the cache has of a key: what there was Staleness ago, or later. The
+// value is the cache's own: it must not be modified.
 func (x *Cache) Get(key string) (kv KeyValue, found bool) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -63,6 +64,7 @@ func (x *Cache) Get(key string) (kv KeyValue, found bool) {
 }
 
 // Range goes through the keys at or after from in order, as they are at one instant.
+// Their values must not be modified.
 func (x *Cache) Range(from string) iter.Seq[KeyValue] {
 	return func(yield func(KeyValue) bool) {
 		x.mu.Lock() // Copy marks what it shares
