@@ -121,14 +121,16 @@ func (s *watchStream) send(shard uint32, req *kvdpb.WatchRequest) {
 // watcher woken when it has come further.
 func (s *watchStream) advance(f *watchFeed, at uint64, w *watcher) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if at != 0 && f.complete.Load() >= at {
-		defer w.notify() // it may have come meanwhile
-		return
+	come := at != 0 && f.complete.Load() >= at // meanwhile
+	if !come {
+		f.waiting[w] = struct{}{}
+		f.want, f.present = max(f.want, at), f.present || at == 0
+		s.ask(f)
 	}
-	f.waiting[w] = struct{}{}
-	f.want, f.present = max(f.want, at), f.present || at == 0
-	s.ask(f)
+	s.mu.Unlock()
+	if come {
+		w.notify()
+	}
 }
 
 // ask asks for what is wanted, one thing at a time. The caller holds mu.
@@ -238,6 +240,7 @@ func (s *watchStream) accept(resp *kvdpb.WatchResponse) {
 	joined, ended := s.named(resp.Joined), s.named(resp.Ended)
 	for _, sub := range ended {
 		delete(s.subs, sub.id)
+		delete(sub.feed.waiting, sub.part.watcher)
 	}
 	s.mu.Unlock()
 	for _, sub := range joined {
