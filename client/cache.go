@@ -198,9 +198,9 @@ func (x *Cache) follow(ctx context.Context) error {
 }
 
 // apply makes the changes. The caller holds mu.
-func (x *Cache) apply(events []Event) {
-	for i := range events {
-		if e := &events[i]; e.Deleted {
+func (x *Cache) apply(events []*Event) {
+	for _, e := range events {
+		if e.Deleted {
 			x.kvs.Delete(e.KV.Key)
 		} else {
 			x.kvs.Set(e.KV.Key, e.KV)

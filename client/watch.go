@@ -26,7 +26,7 @@ type Event struct {
 type Update struct {
 	// Events, in the order of their revisions. Those of one revision, which a
 	// transaction has, are always together.
-	Events []Event
+	Events []*Event
 	// Initial tells that Events are what was there when the watch began, in the order
 	// of the keys.
 	Initial bool
@@ -231,7 +231,7 @@ func (c *Client) list(ctx context.Context, o *watchOptions, yield func(Update) b
 			}
 			u.Events = nil
 		}
-		u.Events = append(u.Events, Event{KV: keyValue(kv, "")})
+		u.Events = append(u.Events, &Event{KV: keyValue(kv, "")})
 	}
 	if u.Revision = s.info.Revision; !yield(u) {
 		return 0, nil

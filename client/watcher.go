@@ -5,6 +5,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -59,10 +60,35 @@ type watchPart struct {
 	seat  *seat  // the consumer's: of the latest attempt
 }
 
-// segment is events that came together; there is at least one.
+// segment is events that came together; there is at least one. Watches share them.
 type segment struct {
-	events []Event
-	bytes  int
+	events []*Event
+	sums   []int // sums[j] - sums[i] bytes are in events[i:j]
+}
+
+// newSegment makes a segment of events.
+func newSegment(events []*Event) segment {
+	s := segment{events, make([]int, len(events)+1)}
+	for i, e := range events {
+		s.sums[i+1] = s.sums[i] + e.size()
+	}
+	return s
+}
+
+// part returns the segment of events[i:j].
+func (s segment) part(i, j int) segment { return segment{s.events[i:j:j], s.sums[i : j+1]} }
+
+func (s segment) bytes() int { return s.sums[len(s.events)] - s.sums[0] }
+
+// upTo returns how many events there are up to a revision: at least those of the
+// first, and otherwise at most a number, but none of a revision without the others.
+func (s segment) upTo(rev uint64, most int) int {
+	n := sort.Search(len(s.events), func(i int) bool { return s.events[i].KV.ModRevision > rev })
+	n = max(min(n, most), 1)
+	for n < len(s.events) && s.events[n].KV.ModRevision == s.events[n-1].KV.ModRevision {
+		n++
+	}
+	return n
 }
 
 // subscription is a part's watch at a node.
@@ -347,40 +373,30 @@ func (p *watchPart) first() uint64 { return p.waiting[0].events[0].KV.ModRevisio
 
 // takeTo appends the first events that wait, at least those of the first revision,
 // and up to a revision. The caller holds the watcher's mu.
-func (p *watchPart) takeTo(events []Event, upTo uint64) []Event {
-	first := &p.waiting[0]
-	all, bytes := first.events, first.bytes
-	n := 1
-	for n < len(all) && all[n].KV.ModRevision <= upTo && len(events)+n < updateEvents {
-		n++
-	}
-	for n < len(all) && all[n].KV.ModRevision == all[n-1].KV.ModRevision {
-		n++
-	}
-	if n < len(all) {
-		bytes = sizeOf(all[:n])
-		first.events, first.bytes = all[n:], first.bytes-bytes
+func (p *watchPart) takeTo(events []*Event, upTo uint64) []*Event {
+	first := p.waiting[0]
+	n := first.upTo(upTo, updateEvents-len(events))
+	taken := first.part(0, n)
+	if n < len(first.events) {
+		p.waiting[0] = first.part(n, len(first.events))
 	} else {
 		p.waiting[0] = segment{}
 		p.waiting = p.waiting[1:]
 	}
-	p.watcher.bytes -= bytes
+	p.watcher.bytes -= taken.bytes()
 	if len(events) == 0 {
-		return all[:n:n] // the most frequent case, without a copy
+		return taken.events // the most frequent case, without a copy
 	}
-	return append(events, all[:n]...)
+	return append(events, taken.events...)
 }
 
 // eventOverhead is what an event takes beside its bytes.
 const eventOverhead = 160
 
-func sizeOf(events []Event) (n int) {
-	for i := range events {
-		e := &events[i]
-		n += eventOverhead + len(e.KV.Key) + len(e.KV.Value)
-		if e.Prev != nil {
-			n += len(e.Prev.Value)
-		}
+func (e *Event) size() int {
+	n := eventOverhead + len(e.KV.Key) + len(e.KV.Value)
+	if e.Prev != nil {
+		n += len(e.Prev.Value)
 	}
 	return n
 }
@@ -474,7 +490,7 @@ func (sub *subscription) push(events []segment, complete uint64) {
 		if !w.opts.prev {
 			seg = seg.withoutPrev()
 		}
-		w.bytes += seg.bytes
+		w.bytes += seg.bytes()
 		p.waiting = append(p.waiting, seg)
 	}
 	p.complete = max(p.complete, complete)
@@ -536,14 +552,14 @@ func (w *watcher) late() bool {
 // withoutPrev returns the events without what they superseded, which another watch of
 // the stream wanted.
 func (s segment) withoutPrev() segment {
-	if !slices.ContainsFunc(s.events, func(e Event) bool { return e.Prev != nil }) {
+	if !slices.ContainsFunc(s.events, func(e *Event) bool { return e.Prev != nil }) {
 		return s
 	}
-	own := slices.Clone(s.events)
-	for i := range own {
-		own[i].Prev = nil
+	own := make([]*Event, len(s.events))
+	for i, e := range s.events {
+		own[i] = &Event{KV: e.KV, Deleted: e.Deleted}
 	}
-	return segment{own, sizeOf(own)}
+	return newSegment(own)
 }
 
 // join notes that from now on the part is complete up to what its feed is.

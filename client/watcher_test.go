@@ -32,8 +32,7 @@ func (w *watcher) progress(complete uint64) {
 }
 
 func oneEvent(rev uint64, bytes int) []segment {
-	events := []Event{{KV: KeyValue{Key: strings.Repeat("k", bytes), ModRevision: rev}}}
-	return []segment{{events, sizeOf(events)}}
+	return []segment{newSegment([]*Event{{KV: KeyValue{Key: strings.Repeat("k", bytes), ModRevision: rev}}})}
 }
 
 // TestSlowFromNow: a watch from now on that is cut off before it has told anything
@@ -98,5 +97,36 @@ func TestWantWhatIsKnown(t *testing.T) {
 	}
 	if _, tell, _ := w.take(); tell {
 		t.Error("it is told twice")
+	}
+}
+
+// TestSegment: what is taken of a segment never divides a revision, and its bytes are
+// those of its events.
+func TestSegment(t *testing.T) {
+	var events []*Event
+	for i, rev := range []uint64{1, 2, 2, 2, 3, 5} {
+		events = append(events, &Event{KV: KeyValue{Key: strings.Repeat("k", i), ModRevision: rev}})
+	}
+	s := newSegment(events)
+	for _, c := range []struct {
+		from       int
+		upTo       uint64
+		most, want int
+	}{
+		{0, 0, 10, 1}, {0, 1, 10, 1}, {0, 2, 10, 4}, {0, 4, 10, 5}, {0, 9, 10, 6},
+		{0, 9, 0, 1}, {0, 9, 2, 4}, {0, 9, 5, 5}, {1, 1, 1, 3}, {5, 9, 9, 1},
+	} {
+		rest := s.part(c.from, len(events))
+		n := rest.upTo(c.upTo, c.most)
+		if n != c.want {
+			t.Errorf("from %d up to %d, %d at most: %d, want %d", c.from, c.upTo, c.most, n, c.want)
+		}
+		bytes := 0
+		for _, e := range rest.events[:n] {
+			bytes += e.size()
+		}
+		if got := rest.part(0, n).bytes(); got != bytes {
+			t.Errorf("%d events are %d bytes, want %d", n, got, bytes)
+		}
 	}
 }

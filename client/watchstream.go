@@ -300,10 +300,12 @@ func (s *watchStream) share(resp *kvdpb.WatchResponse) []*share {
 	if len(resp.Events) == 0 {
 		return nil
 	}
-	events := make([]Event, len(resp.Events))
+	slab, events := make([]Event, len(resp.Events)), make([]*Event, len(resp.Events))
 	for i, e := range resp.Events {
-		events[i] = Event{KV: keyValue(e.Kv, ""), Deleted: e.Deleted, Prev: prevKeyValue(e.Prev, "")}
+		slab[i] = Event{KV: keyValue(e.Kv, ""), Deleted: e.Deleted, Prev: prevKeyValue(e.Prev, "")}
+		events[i] = &slab[i]
 	}
+	whole := newSegment(events)
 	var all []*share
 	of := make(map[uint64]*share)
 	s.mu.Lock()
@@ -313,7 +315,7 @@ func (s *watchStream) share(resp *kvdpb.WatchResponse) []*share {
 		for n < len(events) && len(resp.Events[n].Watches) == 0 {
 			n++
 		}
-		seg := segment{events[i:n:n], sizeOf(events[i:n])}
+		seg := whole.part(i, n)
 		for _, id := range ids {
 			sh := of[id]
 			if sh == nil {

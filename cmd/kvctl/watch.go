@@ -190,7 +190,7 @@ type progressJSON struct {
 	Revision uint64 `json:"revision"`
 }
 
-func newEventJSON(e client.Event, initial bool) eventJSON {
+func newEventJSON(e *client.Event, initial bool) eventJSON {
 	kind := "put"
 	if e.Deleted {
 		kind = "delete"
@@ -198,7 +198,7 @@ func newEventJSON(e client.Event, initial bool) eventJSON {
 	return eventJSON{Type: kind, keyValueJSON: newKeyValueJSON(e.KV, !e.Deleted), Prev: prevJSON(e.Prev), Initial: initial}
 }
 
-func (w *watchWriter) tell(ctx context.Context, e client.Event, initial bool) error {
+func (w *watchWriter) tell(ctx context.Context, e *client.Event, initial bool) error {
 	j := newEventJSON(e, initial)
 	switch {
 	case len(w.flags.command) > 0:
@@ -219,7 +219,7 @@ func (w *watchWriter) tell(ctx context.Context, e client.Event, initial bool) er
 const maxVariable = 64 << 10
 
 // run runs the command for an event.
-func (w *watchWriter) run(ctx context.Context, e client.Event, j eventJSON) error {
+func (w *watchWriter) run(ctx context.Context, e *client.Event, j eventJSON) error {
 	input, err := marshalJSON(j)
 	if err != nil {
 		return err

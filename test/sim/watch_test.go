@@ -30,7 +30,7 @@ func (s seen) compare(o seen) int {
 	return cmp.Or(cmp.Compare(s.revision, o.revision), cmp.Compare(s.key, o.key))
 }
 
-func seenOf(e client.Event) seen {
+func seenOf(e *client.Event) seen {
 	s := seen{revision: e.KV.ModRevision, key: e.KV.Key, value: string(e.KV.Value), deleted: e.Deleted}
 	if e.Prev != nil {
 		s.prev = string(e.Prev.Value)

@@ -32,7 +32,7 @@ type span struct {
 	prefix      string
 	after, upTo uint64
 	state       map[string]client.KeyValue // what there was at after; nil: not known
-	events      []client.Event
+	events      []*client.Event
 }
 
 func (s *span) String() string {
