@@ -62,6 +62,7 @@ var commands = []command{
 	{"restart", "time to serve again after a stop and after kill -9, by number of keys", runRestart},
 	{"shards", "1, 4, 16 and 64 shards under the same load, and idle", runShards},
 	{"watch", "what 100 watches cost those who write, and the events that they are told", runWatch},
+	{"compact", "how long puts wait while the history of a million keys is dropped, and what that gives back", runCompact},
 	{"failover", "time without writes after kill -9, SIGSTOP, a stop and a one-way partition of a leader", runFailover},
 }
 
