@@ -28,12 +28,19 @@ func (o *observations) anomaly(name string, txns []int, reasons string) *Anomaly
 	}
 	b.WriteString("\n")
 	listed := slices.Compact(slices.Sorted(slices.Values(txns)))
-	for _, t := range listed {
+	for i, t := range listed {
+		if i == mostShown {
+			fmt.Fprintf(&b, "  and %d more\n", len(listed)-i)
+			break
+		}
 		fmt.Fprintf(&b, "  T%d = %v\n", t, o.txns[t])
 	}
 	b.WriteString("because\n" + reasons)
 	return &AnomalyError{Name: name, Txns: txns, Explanation: b.String()}
 }
+
+// mostShown is how many transactions of a long cycle are listed.
+const mostShown = 50
 
 // explain names a cycle and gives the reason of each of its edges.
 func (o *observations) explain(cycle []edge) *AnomalyError {
@@ -41,6 +48,12 @@ func (o *observations) explain(cycle []edge) *AnomalyError {
 	var reasons strings.Builder
 	for i, e := range cycle {
 		txns = append(txns, int(e.from))
+		if i >= mostShown && i < len(cycle)-1 {
+			if i == mostShown {
+				fmt.Fprintf(&reasons, "  and so on, %d times\n", len(cycle)-1-i)
+			}
+			continue
+		}
 		fmt.Fprintf(&reasons, "  T%d is before T%d: %s", e.from, e.to, o.reason(e))
 		if i == len(cycle)-1 {
 			reasons.WriteString(" - which closes the cycle")

@@ -2,12 +2,13 @@ package cycles
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
 // searchEdges bounds the edges that are followed in search of a short cycle. In
 // a history with very many a longer one may be shown, or a G2 where there is a
-// G-single too.
+// G-single too; that there is one has been found out before.
 const searchEdges = 20_000_000
 
 // severity is the order in which cycles are looked for.
@@ -33,6 +34,9 @@ func (g *graph) cycle(sets []kind) []edge {
 		if s.best == nil {
 			s.left = searchEdges
 			s.deepen(func() { s.shortest(kinds, c.several) })
+		}
+		if s.best == nil {
+			s.any(kinds, c.several[0])
 		}
 		return s.best
 	}
@@ -79,6 +83,17 @@ func (s *search) shortest(kinds kind, several [][]int32) {
 			if !s.g.auxiliary(node) {
 				s.offer(s.path(node, node, kinds))
 			}
+		}
+	}
+}
+
+// any takes the first cycle that it finds: in a component there always is one.
+func (s *search) any(kinds kind, nodes []int32) {
+	s.most, s.left = math.MaxInt, math.MaxInt
+	for _, node := range nodes {
+		if !s.g.auxiliary(node) {
+			s.offer(s.path(node, node, kinds))
+			return
 		}
 	}
 }
