@@ -119,9 +119,13 @@ func (s registers) step(op history.Op) (bool, registers) {
 	if i, ok := s.find(op.Key); ok {
 		r = s.keys[i]
 	}
+	before := r
 	ok, r := r.step(op)
 	if !ok {
 		return false, s
+	}
+	if op.Outcome == history.Unknown && r != before {
+		r.last = max(r.last, s.last) // its revision is above, whatever it is
 	}
 	wrote := op.Outcome == history.Done && (op.Kind == history.Put || op.Kind == history.Delete && op.Found)
 	if wrote && op.Revision <= s.last {

@@ -99,6 +99,10 @@ func TestRanges(t *testing.T) {
 		{"between two writes", false, []history.Op{on(a, 0, 9, put("a", 5)), on(b, 0, 9, put("b", 6)), over(3, 4, scan(a5)), over(5, 6, scan(a5, b6))}},
 		{"two orders of two writes", true, []history.Op{on(a, 0, 9, put("a", 5)), on(b, 0, 9, put("b", 6)), over(3, 4, scan(a5)), over(3, 4, scan(b6))}},
 		{"revisions of a tag against its order", true, []history.Op{on(b, 0, 1, put("b", 6)), on(a, 2, 3, put("a", 5))}},
+		{"a revision that is learned too late", true, []history.Op{
+			on(a, 0, 1, put("a", 5)), on(b, 2, 3, ended(put("b", 0), history.Unknown)),
+			over(4, 5, scan(a5, history.Pair{Key: b, Value: "b", Revision: 3})),
+		}},
 		{"a revision that is learned from a range", true, []history.Op{
 			on(a, 0, 1, ended(put("c", 0), history.Unknown)), over(2, 3, scan(a7)), on(a, 4, 5, get("c", 8)),
 		}},
