@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/kvd-io/kvd/client"
 )
@@ -14,10 +16,38 @@ var (
 	errDamaged = errors.New("records are damaged")
 )
 
+// levelPause is between two looks whether all replicas have applied as much.
+const levelPause = 100 * time.Millisecond
+
+// level compares replicas that have applied as much, all of a shard: what is beside the
+// keys cannot be compared otherwise. Nobody may write meanwhile.
+func level(ctx context.Context, cl *client.Client) ([]client.ShardConsistency, error) {
+	for {
+		shards, err := cl.CheckConsistency(ctx)
+		if err != nil {
+			return shards, err
+		}
+		apart := slices.ContainsFunc(shards, func(s client.ShardConsistency) bool {
+			return slices.ContainsFunc(s.Replicas, func(r client.ReplicaConsistency) bool {
+				return r.Err == nil && r.Applied != s.Replicas[0].Applied
+			})
+		})
+		if !apart {
+			return shards, nil
+		}
+		select {
+		case <-time.After(levelPause):
+		case <-ctx.Done():
+			return shards, fmt.Errorf("replicas do not come to have applied as much: %w", errDiffer)
+		}
+	}
+}
+
 // Replicas checks that all replicas of every shard have the same data, and that
-// every record on every disk is as it was written. All nodes must run.
+// every record on every disk is as it was written. All nodes must run, and nobody may
+// write.
 func Replicas(ctx context.Context, cl *client.Client) error {
-	shards, err := cl.CheckConsistency(ctx)
+	shards, err := level(ctx, cl)
 	errs := []error{err}
 	if len(shards) == 0 {
 		errs = append(errs, errors.New("no shard was compared"))
