@@ -11,9 +11,13 @@ import (
 
 // Target is a cluster that faults can happen to. It is called by one goroutine.
 type Target interface {
-	// Begin lets a fault happen and returns what ends it.
+	// Begin lets a fault happen and returns what ends it. Either may return
+	// ErrNoEffect.
 	Begin(Event) (end func() error, err error)
 }
+
+// ErrNoEffect says of a fault that it has had none: it does not count.
+var ErrNoEffect = errors.New("the fault has had no effect")
 
 // Play lets the faults happen to a target, each at its time or as soon after as
 // the target is done with what came before, and ends every one, also when ctx
@@ -51,6 +55,10 @@ func Play(ctx context.Context, s Schedule, target Target) (map[Fault]int, error)
 		case !p.ends && ctx.Err() == nil:
 			count[e.Fault]++
 			ends[p.event], err = target.Begin(e)
+		}
+		if errors.Is(err, ErrNoEffect) {
+			count[e.Fault]--
+			err = nil
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%v: %w", e, err))

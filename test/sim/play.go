@@ -115,7 +115,11 @@ func (c *Cluster) fullDisk(name string) (end func() error, err error) {
 	c.faulty = append(c.faulty, name)
 	return func() error {
 		c.repaired(name)
-		return c.cfg.Disks[name].Free()
+		err := c.cfg.Disks[name].Free()
+		if n := c.nodes[name]; err == nil && n != nil && n.Err() == nil {
+			err = schedule.ErrNoEffect // it has not written what did not fit any more
+		}
+		return err
 	}, nil
 }
 
@@ -150,7 +154,7 @@ func (c *Cluster) handOver(name string) (end func() error, err error) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), handOverWait)
 	defer cancel()
 	if err := c.nodes[name].HandOver(ctx); err != nil {
-		c.t.Logf("%v", err) // nobody may be there to take over
+		return nil, fmt.Errorf("%w: %w", schedule.ErrNoEffect, err) // nobody may be there to take over
 	}
 	return func() error { return nil }, nil
 }
