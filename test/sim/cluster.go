@@ -131,6 +131,7 @@ func (c *Cluster) StartNode(name string) {
 	log := slog.New(slog.NewTextHandler(output, nil)).With("host", name)
 	wall := c.walls[name]
 	c.disks[name], c.registries[name] = faultfs.New(), prometheus.NewRegistry()
+	defer disk.HoldForks()() // files are opened twice, with their locks
 	n, err := server.Open(c.t.Context(), server.Config{
 		Name: name, DataDir: c.dataDir(name),
 		ListenClient:   net.JoinHostPort(name, ClientPort),
