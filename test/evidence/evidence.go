@@ -3,7 +3,9 @@
 package evidence
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -19,6 +21,27 @@ type Run struct {
 	Command string            // repeats it
 	Texts   map[string]string // files by name: the history, the schedule
 	Dirs    []string          // copied as they are: data, logs
+}
+
+// Begin notes how to repeat a run that begins, for it may end the process: a panic
+// and a test's time limit leave no one to keep anything. Done forgets it.
+func Begin(t testing.TB, r Run) (done func()) {
+	t.Helper()
+	if os.Getenv("EVIDENCE") == "off" {
+		return func() {}
+	}
+	r.Name, r.Dirs = "running-"+r.Name, nil
+	dir, err := keep(r)
+	if err != nil {
+		t.Fatalf("keep evidence: %v", err)
+	}
+	// What a test logs is lost with the process.
+	fmt.Fprintf(os.Stderr, "to repeat, if the process ends here: %s (see %s)\n", r.Command, dir)
+	return func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("forget evidence: %v", err)
+		}
+	}
 }
 
 // Keep writes the evidence down and logs where it is and how to repeat the run.
@@ -37,15 +60,8 @@ func Keep(t testing.TB, r Run) {
 }
 
 func keep(r Run) (string, error) {
-	root, err := moduleRoot()
+	dir, err := newFolder(r.Name)
 	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(root, Folder, r.Name)
-	if err := os.RemoveAll(dir); err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "command"), []byte(r.Command+"\n"), 0o600); err != nil {
@@ -62,6 +78,28 @@ func keep(r Run) (string, error) {
 		}
 	}
 	return dir, nil
+}
+
+// newFolder makes a folder with a name, or that with a number: what an earlier run with
+// the same seed has left may tell what this one does not.
+func newFolder(name string) (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	all := filepath.Join(root, Folder)
+	if err := os.MkdirAll(all, 0o700); err != nil {
+		return "", err
+	}
+	for n := 1; ; n++ {
+		dir := filepath.Join(all, name)
+		if n > 1 {
+			dir += fmt.Sprintf("-%d", n)
+		}
+		if err := os.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrExist) {
+			return dir, err
+		}
+	}
 }
 
 // moduleRoot is the folder with go.mod, above the one in which tests run.

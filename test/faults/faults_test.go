@@ -29,8 +29,9 @@ const (
 	workers     = 8               // clients of registers
 	listers     = 2               // clients of lists and counters
 	watchers    = 3
-	recoverWait = time.Minute // until all is well again, once faults are over
-	judgeLimit  = time.Minute // of one tag
+	bustleTime  = 5 * time.Second // of all clients, once faults are over
+	recoverWait = time.Minute     // until all is well again, once faults are over
+	judgeLimit  = time.Minute     // of one tag
 	// hangWait is for a round that takes longer than its time and all waits of it.
 	hangWait   = 15 * time.Minute
 	mostFailed = 5 // rounds, whose evidence takes room
@@ -59,7 +60,7 @@ func TestFaults(t *testing.T) {
 		}
 		r := round{seed: seed, time: min(left, roundTime)}
 		ok := t.Run(fmt.Sprintf("round %d", i), r.run)
-		total.Add(r.time, r.recorder.Outcomes(), r.faults, !ok)
+		total.Add(r.time, &r.recorder, r.faults, !ok)
 		t.Logf("round %d, %s: %v", i, r.command(), total)
 		seed = rand.New(rand.NewPCG(seed, 0)).Uint64()
 	}
@@ -83,6 +84,7 @@ func (r *round) run(t *testing.T) {
 	r.schedule = schedule.Draw(rand.New(rand.NewPCG(r.seed, 1)), schedule.Config{
 		Nodes: nodes, Duration: r.time, Faults: x.faults(),
 	})
+	defer evidence.Begin(t, r.evidence())()
 	began := time.Now()
 	if err := x.recover(recoverWait); err != nil {
 		t.Fatal(err)
@@ -113,7 +115,7 @@ func (r *round) play(t *testing.T, x *target) error {
 		Burst: 500 * time.Millisecond, Every: time.Second, CallTimeout: 3 * time.Second,
 	}
 	lists := workload.Lists{Recorder: &r.recorder, Lists: 4, Epoch: 10 * time.Second, Pause: 200 * time.Millisecond, CallTimeout: 3 * time.Second}
-	counters := workload.Counters{Counters: 3, Pause: 200 * time.Millisecond, CallTimeout: 3 * time.Second}
+	counters := workload.Counters{Recorder: &r.recorder, Counters: 3, Pause: 200 * time.Millisecond, CallTimeout: 3 * time.Second}
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -127,7 +129,7 @@ func (r *round) play(t *testing.T, x *target) error {
 		cl := x.connect(client.Config{Unary: i%2 == 0})
 		rng, others := rand.New(rand.NewPCG(r.seed, uint64(100+i))), rand.New(rand.NewPCG(r.seed, uint64(200+i)))
 		all.Go(func() { lists.Run(ctx, cl, i, rng) })
-		all.Go(func() { counters.Run(ctx, cl, others) })
+		all.Go(func() { counters.Run(ctx, cl, i, others) })
 	}
 	watching, unwatch := context.WithCancel(t.Context())
 	var watched sync.WaitGroup
@@ -144,7 +146,7 @@ func (r *round) play(t *testing.T, x *target) error {
 		})
 	}
 	var err error
-	if r.faults, err = schedule.Play(t.Context(), r.schedule, x); err != nil {
+	if r.faults, err = schedule.Play(t.Context(), r.schedule, work.Rousing(x)); err != nil {
 		return err
 	}
 	over := time.Now()
@@ -152,19 +154,24 @@ func (r *round) play(t *testing.T, x *target) error {
 		return err
 	}
 	t.Logf("all nodes were ready %v after the last fault", time.Since(over).Round(time.Millisecond))
+	quiet := r.recorder.Now()
+	work.Bustle(bustleTime)
 	cancel()
 	all.Wait()
+	err = r.recorder.CheckCalls(quiet)
 	reading, done := context.WithTimeout(t.Context(), recoverWait)
 	defer done()
 	reader := x.connect(client.Config{})
-	mark, err := reader.Put(reading, "mark", nil)
-	if err != nil {
-		return err
+	mark, markErr := reader.Put(reading, "mark", nil)
+	if markErr != nil {
+		return errors.Join(err, markErr)
 	}
 	r.watches.Finish(mark.Revision)
 	defer time.AfterFunc(recoverWait, unwatch).Stop()
 	watched.Wait()
-	return errors.Join(work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader))
+	reading, done = context.WithTimeout(t.Context(), recoverWait)
+	defer done()
+	return errors.Join(err, r.watches.CheckEnd(reading, reader), work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader))
 }
 
 // examine looks at the data of all nodes.
@@ -183,11 +190,20 @@ func (r *round) command() string {
 	return fmt.Sprintf("SEED=%d DURATION=%v go test ./test/faults -count=1 -v -run '^TestFaults$'", r.seed, r.time)
 }
 
-func (r *round) keep(t *testing.T, x *target) {
-	evidence.Keep(t, evidence.Run{
+// evidence is what there is to keep, beside a target's logs and data.
+func (r *round) evidence() evidence.Run {
+	return evidence.Run{
 		Name:    fmt.Sprintf("processes-%d", r.seed),
 		Command: r.command(),
-		Texts:   map[string]string{"registers": history.Lines(r.recorder.Ops()), "lists": history.Lines(r.recorder.Txns()), "schedule": r.schedule.String()},
-		Dirs:    x.dirs,
-	})
+		Texts: map[string]string{
+			"registers": history.Lines(r.recorder.Ops()), "lists": history.Lines(r.recorder.Txns()),
+			"watches": r.watches.String(), "schedule": r.schedule.String(),
+		},
+	}
+}
+
+func (r *round) keep(t *testing.T, x *target) {
+	e := r.evidence()
+	e.Dirs = x.dirs
+	evidence.Keep(t, e)
 }

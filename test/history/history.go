@@ -111,9 +111,10 @@ func Lines[T fmt.Stringer](all []T) string {
 type Recorder struct {
 	start time.Time // set by Start, before anything is recorded
 
-	mu   sync.Mutex // guards ops and txns
-	ops  []Op
-	txns []Txn
+	mu    sync.Mutex // guards what follows
+	ops   []Op
+	txns  []Txn
+	calls calls
 }
 
 // NewRecorder returns an empty recorder that has been started.
@@ -156,8 +157,9 @@ func (r *Recorder) Now() time.Duration { return time.Since(r.start) }
 // records it with what came of it; false: nothing did, for sure.
 func (r *Recorder) Do(ctx context.Context, cl *client.Client, op Op) (Op, bool) {
 	op.Call = r.Now()
-	executed := execute(ctx, cl, &op)
+	executed, err := execute(ctx, cl, &op)
 	op.Return = r.Now()
+	r.Note("registers", op.Client, callOf(op), err)
 	if executed {
 		r.mu.Lock()
 		r.ops = append(r.ops, op)
@@ -167,9 +169,8 @@ func (r *Recorder) Do(ctx context.Context, cl *client.Client, op Op) (Op, bool) 
 }
 
 // execute reports whether the operation may have had an effect, or has told
-// something.
-func execute(ctx context.Context, cl *client.Client, op *Op) bool {
-	var err error
+// something, and how the call ended.
+func execute(ctx context.Context, cl *client.Client, op *Op) (executed bool, err error) {
 	switch op.Kind {
 	case Get:
 		var opts []client.GetOption
@@ -180,14 +181,15 @@ func execute(ctx context.Context, cl *client.Client, op *Op) bool {
 		res, err = cl.GetWithInfo(ctx, op.Key, opts...)
 		op.Found, op.Value, op.Revision = res.Found, string(res.KV.Value), res.KV.ModRevision
 		op.Staleness = res.Staleness
-		return err == nil
+		return err == nil, err
 	case Range:
-		for kv, e := range cl.Range(ctx, client.Prefix(op.Key)) {
-			if err = e; err == nil {
-				op.Pairs = append(op.Pairs, Pair{kv.Key, string(kv.Value), kv.ModRevision})
+		for kv, err := range cl.Range(ctx, client.Prefix(op.Key)) {
+			if err != nil {
+				return false, err
 			}
+			op.Pairs = append(op.Pairs, Pair{kv.Key, string(kv.Value), kv.ModRevision})
 		}
-		return err == nil
+		return true, nil
 	case Put:
 		var opts []client.PutOption
 		if op.Conditional {
@@ -207,9 +209,8 @@ func execute(ctx context.Context, cl *client.Client, op *Op) bool {
 	}
 	var unknown *client.OutcomeUnknownError
 	if op.Settle && errors.As(err, &unknown) {
-		var executed bool
 		if executed, err = settle(ctx, unknown, op); !executed {
-			return false
+			return false, err
 		}
 	}
 	var refused *client.ConditionError
@@ -222,9 +223,9 @@ func execute(ctx context.Context, cl *client.Client, op *Op) bool {
 		errors.Is(err, client.ErrAnswerLost), errors.Is(err, client.ErrInternal):
 		op.Outcome = Unknown
 	default:
-		return false
+		return false, err
 	}
-	return true
+	return true, err
 }
 
 // settleWait bounds the settling of a write.

@@ -90,6 +90,7 @@ func (r *Recorder) Lists(ctx context.Context, cl *client.Client, client int, key
 	x := Txn{Client: client, Outcome: Failed, Call: r.Now()}
 	res, err := cl.GetMany(ctx, keys)
 	x.Return = r.Now()
+	r.Note(listWork, client, CallGetMany, err)
 	if err != nil {
 		return x
 	}
@@ -109,7 +110,8 @@ func (r *Recorder) Lists(ctx context.Context, cl *client.Client, client int, key
 // and puts the longer one in its place if the key's revision is still that which
 // was read. Two transactions come of it: the read alone, and, of the second
 // call, a read and an append, which its condition makes one. The latter is
-// returned; it has Failed if the condition was not met or nothing could be read.
+// returned; it has Failed if the condition was not met. If nothing could be read it is
+// not recorded.
 //
 // Lists travel as a whole: a caller goes on to another key before they are long.
 func (r *Recorder) Append(ctx context.Context, cl *client.Client, client int, key string, element int) Txn {
@@ -117,22 +119,27 @@ func (r *Recorder) Append(ctx context.Context, cl *client.Client, client int, ke
 	step := MicroOp{Kind: Append, Key: key, Element: element}
 	read, revision := r.read(ctx, cl, client, key)
 	if read.Outcome != Done {
-		x.Ops = []MicroOp{step}
-	} else {
-		x.Call = r.Now()
-		x.Ops = []MicroOp{read.Ops[0], step}
-		x.Outcome = swap(ctx, cl, key, append(slices.Clip(read.Ops[0].List), element), revision)
+		return x // which nobody need judge
 	}
+	x.Call = r.Now()
+	x.Ops = []MicroOp{read.Ops[0], step}
+	var err error
+	x.Outcome, err = swap(ctx, cl, key, append(slices.Clip(read.Ops[0].List), element), revision)
 	x.Return = r.Now()
+	r.Note(listWork, client, CallAppend, err)
 	r.record(x)
 	return x
 }
+
+// listWork is what clients of lists are at.
+const listWork = "lists"
 
 // read also returns the revision of the list, 0: there is none.
 func (r *Recorder) read(ctx context.Context, cl *client.Client, client int, key string) (Txn, uint64) {
 	x := Txn{Client: client, Outcome: Failed, Call: r.Now()}
 	kv, found, err := get(ctx, cl, key)
 	x.Return = r.Now()
+	r.Note(listWork, client, CallGet, err)
 	if err != nil {
 		return x, 0
 	}
@@ -163,20 +170,18 @@ func get(ctx context.Context, cl *client.Client, key string) (client.KeyValue, b
 var notWritten = []error{client.ErrConditionFailed, client.ErrUnavailable, client.ErrOverloaded, client.ErrInvalid}
 
 // swap puts list if the key is at revision, 0: if there is no such key.
-func swap(ctx context.Context, cl *client.Client, key string, list []int, revision uint64) Outcome {
+func swap(ctx context.Context, cl *client.Client, key string, list []int, revision uint64) (Outcome, error) {
 	_, err := cl.Put(ctx, key, []byte(formatList(list)), client.IfRevision(revision))
-	if err == nil {
-		return Done
+	switch {
+	case err == nil:
+		return Done, nil
+	case errors.Is(err, client.ErrOutcomeUnknown): // its cause may be one of those below
+		return Unknown, err
+	case isOneOf(err, notWritten):
+		return Failed, err
+	default:
+		return Unknown, err
 	}
-	if errors.Is(err, client.ErrOutcomeUnknown) { // its cause may be one of those below
-		return Unknown
-	}
-	for _, nothing := range notWritten {
-		if errors.Is(err, nothing) {
-			return Failed
-		}
-	}
-	return Unknown
 }
 
 // formatList gives the text of a list at a key: its elements, spaces between.

@@ -49,6 +49,8 @@ const (
 	diskBytes   = 128 << 20
 	recoverWait = time.Minute // until all is well again, once faults are over
 	quietTime   = 10 * time.Second
+	bustleTime  = 2 * time.Second // at the end of it
+	minLatency  = 200 * time.Microsecond
 	mostLatency = 20 * time.Millisecond
 	// judgeLimit, of one tag, in real time, is a hundred times what a history
 	// takes that is linearizable. One that is not can take for ever, and gigabytes.
@@ -117,9 +119,8 @@ func live(t *testing.T, seed uint64, life time.Duration, sum *tally.Tally) {
 	began := time.Now()
 	rng := rand.New(rand.NewPCG(seed, 1))
 	l := lived{seed: seed, life: life, rng: rng, dir: t.TempDir()}
-	if rng.IntN(2) == 0 {
-		l.latency = time.Duration(rng.Int64N(int64(mostLatency)))
-	}
+	// Without any, calls would take no time, and never meet.
+	l.latency = minLatency + time.Duration(rng.Int64N(int64(mostLatency-minLatency)))
 	faults := Faults
 	if rng.IntN(2) == 0 && l.makeDisks(t) {
 		faults = append(slices.Clone(faults), DiskFaults...)
@@ -127,11 +128,12 @@ func live(t *testing.T, seed uint64, life time.Duration, sum *tally.Tally) {
 	l.schedule = schedule.Draw(rng, schedule.Config{Nodes: nodes, Duration: life, Faults: faults})
 	// What has failed in the bubble ends it, and then the evidence is kept.
 	defer func() {
-		sum.Add(l.took, l.recorder.Outcomes(), l.faults, t.Failed())
+		sum.Add(l.took, &l.recorder, l.faults, t.Failed())
 		if t.Failed() {
-			l.keep(t)
+			evidence.Keep(t, l.evidence())
 		}
 	}()
+	defer evidence.Begin(t, l.evidence())()
 	synctest.Test(t, l.run)
 	ops, txns := l.recorder.Ops(), l.recorder.Txns()
 	t.Logf("%v of virtual time took %v; %d operations and %d transactions", l.took.Round(time.Second), time.Since(began).Round(time.Millisecond), len(ops), len(txns))
@@ -193,10 +195,10 @@ func (l *lived) run(t *testing.T) {
 	c.WaitReady(recoverWait, c.Names()...)
 	work := workload.Registers{
 		Recorder: &l.recorder, Tags: 3, Epoch: 20 * time.Second,
-		Burst: 100 * time.Millisecond, Every: 2 * time.Second, CallTimeout: 3 * time.Second,
+		Burst: 60 * time.Millisecond, Every: 5 * time.Second, CallTimeout: 3 * time.Second,
 	}
 	lists := workload.Lists{Recorder: &l.recorder, Lists: 4, Epoch: time.Minute, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
-	counters := workload.Counters{Counters: 3, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
+	counters := workload.Counters{Recorder: &l.recorder, Counters: 3, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var all sync.WaitGroup
@@ -204,7 +206,7 @@ func (l *lived) run(t *testing.T) {
 		cl := c.Connect(fmt.Sprintf("lister%d", i), client.Config{Unary: i%2 == 0})
 		rng, others := rand.New(rand.NewPCG(l.seed, uint64(100+i))), rand.New(rand.NewPCG(l.seed, uint64(200+i)))
 		all.Go(func() { lists.Run(ctx, cl, i, rng) })
-		all.Go(func() { counters.Run(ctx, cl, others) })
+		all.Go(func() { counters.Run(ctx, cl, i, others) })
 	}
 	for i := range workers {
 		cl := c.Connect(fmt.Sprintf("app%d", i), client.Config{Unary: i%2 == 0})
@@ -225,16 +227,19 @@ func (l *lived) run(t *testing.T) {
 		})
 	}
 	var err error
-	if l.faults, err = schedule.Play(t.Context(), l.schedule, c); err != nil {
+	if l.faults, err = schedule.Play(t.Context(), l.schedule, work.Rousing(c)); err != nil {
 		t.Error(err)
 	}
 	c.Recover(recoverWait)
 	quiet := l.recorder.Now()
-	time.Sleep(quietTime)
+	time.Sleep(quietTime - bustleTime)
+	work.Bustle(bustleTime)
 	cancel()
 	all.Wait()
 	l.took = time.Since(start)
-	l.checkServed(t, quiet)
+	if err := l.recorder.CheckCalls(quiet); err != nil {
+		t.Error(err)
+	}
 	reader := c.Connect("reader", client.Config{})
 	reading := within(t, recoverWait)
 	mark, err := reader.Put(reading, "mark", nil)
@@ -245,7 +250,8 @@ func (l *lived) run(t *testing.T) {
 	l.watches.Finish(mark.Revision)
 	defer time.AfterFunc(recoverWait, unwatch).Stop()
 	watched.Wait()
-	if err := errors.Join(work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader)); err != nil {
+	reading = within(t, recoverWait)
+	if err := errors.Join(l.watches.CheckEnd(reading, reader), work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader)); err != nil {
 		t.Error(err)
 	}
 	if err := check.Replicas(within(t, recoverWait), reader); err != nil {
@@ -253,31 +259,19 @@ func (l *lived) run(t *testing.T) {
 	}
 }
 
-// checkServed tells whether all clients that have lived through the faults are
-// served again once there are none.
-func (l *lived) checkServed(t *testing.T, since time.Duration) {
-	served := make(map[int]bool)
-	for _, op := range l.recorder.Ops() {
-		if op.Call >= since && op.Outcome != history.Unknown {
-			served[op.Client] = true
-		}
-	}
-	for i := range workers {
-		if !served[i] {
-			t.Errorf("client %d is not served %v after the faults", i, quietTime)
-		}
-	}
-}
-
-func (l *lived) keep(t *testing.T) {
+// evidence is what there is to keep.
+func (l *lived) evidence() evidence.Run {
 	dirs := []string{l.dir}
 	for _, name := range slices.Sorted(maps.Keys(l.disks)) {
 		dirs = append(dirs, l.disks[name].Dir())
 	}
-	evidence.Keep(t, evidence.Run{
+	return evidence.Run{
 		Name:    fmt.Sprintf("virtual-%d", l.seed),
 		Command: fmt.Sprintf("SEED=%d LIFE=%v go test ./test/sim -run '^TestFaults$' -v", l.seed, l.life),
-		Texts:   map[string]string{"registers": history.Lines(l.recorder.Ops()), "lists": history.Lines(l.recorder.Txns()), "schedule": l.schedule.String()},
-		Dirs:    dirs,
-	})
+		Texts: map[string]string{
+			"registers": history.Lines(l.recorder.Ops()), "lists": history.Lines(l.recorder.Txns()),
+			"watches": l.watches.String(), "schedule": l.schedule.String(),
+		},
+		Dirs: dirs,
+	}
 }

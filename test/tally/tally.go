@@ -23,6 +23,8 @@ type Tally struct {
 	time     time.Duration
 	n        int
 	outcomes map[history.Outcome]int
+	served   map[history.Call]int
+	unserved map[history.Call]int
 	faults   map[schedule.Fault]int
 	failed   int
 }
@@ -30,23 +32,31 @@ type Tally struct {
 // New returns an empty tally. of says what the time is of, and runs what its
 // runs are called.
 func New(of, runs string) *Tally {
-	return &Tally{of: of, runs: runs, outcomes: map[history.Outcome]int{}, faults: map[schedule.Fault]int{}}
+	return &Tally{
+		of: of, runs: runs, outcomes: map[history.Outcome]int{}, faults: map[schedule.Fault]int{},
+		served: map[history.Call]int{}, unserved: map[history.Call]int{},
+	}
 }
 
 // Add adds one run.
-func (y *Tally) Add(took time.Duration, outcomes map[history.Outcome]int, faults map[schedule.Fault]int, failed bool) {
+func (y *Tally) Add(took time.Duration, r *history.Recorder, faults map[schedule.Fault]int, failed bool) {
+	served, unserved := r.Served()
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	y.time += took
 	y.n++
-	for outcome, n := range outcomes {
-		y.outcomes[outcome] += n
-	}
-	for fault, n := range faults {
-		y.faults[fault] += n
-	}
+	addTo(y.outcomes, r.Outcomes())
+	addTo(y.served, served)
+	addTo(y.unserved, unserved)
+	addTo(y.faults, faults)
 	if failed {
 		y.failed++
+	}
+}
+
+func addTo[K comparable](sum, more map[K]int) {
+	for k, n := range more {
+		sum[k] += n
 	}
 }
 
@@ -75,15 +85,24 @@ func (y *Tally) String() string {
 }
 
 // Report logs the sum, and adds it to the file SUMMARY, for those who want it
-// as their last line. It fails the test if the clients have done nothing.
+// as their last line. It fails the test if calls of some kind were never served.
 func (y *Tally) Report(t testing.TB) {
 	t.Helper()
 	y.mu.Lock()
-	done := y.outcomes[history.Done]
-	y.mu.Unlock()
-	if done == 0 {
-		t.Error("the clients did too little to tell anything")
+	calls := []string{}
+	for _, call := range slices.Sorted(maps.Keys(y.unserved)) {
+		calls = append(calls, fmt.Sprintf("%s %d of %d", call, y.unserved[call], y.unserved[call]+y.served[call]))
 	}
+	for _, call := range []history.Call{
+		history.CallGet, history.CallStaleGet, history.CallRange, history.CallPut, history.CallSwap,
+		history.CallDelete, history.CallGetMany, history.CallAppend, history.CallCount,
+	} {
+		if y.served[call] == 0 {
+			t.Errorf("no %s was served", call)
+		}
+	}
+	y.mu.Unlock()
+	t.Logf("calls that were not served: %s", strings.Join(calls, ", "))
 	t.Log(y)
 	path := os.Getenv("SUMMARY")
 	if path == "" {

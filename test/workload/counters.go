@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/test/history"
 )
 
 // Counters increments counters by compare-and-set, again whenever that fails, and
 // has what is not known settled. In the end each is what was acknowledged.
 type Counters struct {
+	Recorder    *history.Recorder // of calls
 	Counters    int
 	Pause       time.Duration // at most, between two increments of a client
 	CallTimeout time.Duration
@@ -29,10 +31,12 @@ type score struct{ executed, unknown int }
 func counterKey(i int) string { return "counter/" + strconv.Itoa(i) }
 
 // Run is one client's work, until ctx ends.
-func (w *Counters) Run(ctx context.Context, cl *client.Client, rng *rand.Rand) {
+func (w *Counters) Run(ctx context.Context, cl *client.Client, number int, rng *rand.Rand) {
 	for rest(ctx, rng, w.Pause) {
 		key := counterKey(rng.IntN(w.Counters))
-		switch err := w.increment(ctx, cl, key); {
+		err := w.increment(ctx, cl, key)
+		w.Recorder.Note("counters", number, history.CallCount, err)
+		switch {
 		case err == nil:
 			w.count(key, score{executed: 1})
 		case errors.Is(err, client.ErrOutcomeUnknown):

@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/test/history"
+	"github.com/kvd-io/kvd/test/schedule"
 )
 
 // Registers reads, writes, swaps, deletes and ranges over a few keys. The keys
@@ -18,10 +20,61 @@ type Registers struct {
 	Recorder *history.Recorder
 	Tags     int           // in use at a time
 	Epoch    time.Duration // how long a tag's keys are in use
-	// Clients work in bursts, all at the same time, so that their calls meet:
-	// for Burst of every Every.
+	// Clients work in bursts, all at the same time, so that their calls meet: for
+	// Burst of every Every, and whenever they are roused.
 	Burst, Every time.Duration
 	CallTimeout  time.Duration
+
+	mu     sync.Mutex    // guards what follows
+	until  time.Duration // end of the burst that they have been roused for
+	roused chan struct{} // closed when they are; nil: nobody waits
+}
+
+// Rouse has all clients work from now on, for a burst.
+func (w *Registers) Rouse() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.until = w.Recorder.Now() + w.Burst
+	if w.roused != nil {
+		close(w.roused)
+		w.roused = nil
+	}
+}
+
+// Bustle has all clients work for some time without pause.
+func (w *Registers) Bustle(d time.Duration) {
+	for end := w.Recorder.Now() + d; w.Recorder.Now() < end; time.Sleep(w.Burst / 2) {
+		w.Rouse()
+	}
+}
+
+// idle returns how long there is no burst, and what ends that early.
+func (w *Registers) idle() (time.Duration, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	into := w.Recorder.Now() % w.Every
+	if into <= w.Burst || w.Recorder.Now() < w.until {
+		return 0, nil
+	}
+	if w.roused == nil {
+		w.roused = make(chan struct{})
+	}
+	return w.Every - into, w.roused
+}
+
+// Rousing is a target whose faults meet clients at work.
+func (w *Registers) Rousing(x schedule.Target) schedule.Target { return rousing{x, w} }
+
+type rousing struct {
+	schedule.Target
+	work *Registers
+}
+
+// Begin implements schedule.Target.
+func (x rousing) Begin(e schedule.Event) (func() error, error) {
+	x.work.Rouse()
+	time.Sleep(mostPause) // until all are at work
+	return x.Target.Begin(e)
 }
 
 // KeysPerTag is how many keys a tag has.
@@ -56,13 +109,15 @@ func (w *Registers) Run(ctx context.Context, cl *client.Client, number int, rng 
 		if ok {
 			learn(seen, op)
 		}
-		pause := time.Duration(rng.Int64N(int64(mostPause)))
-		if into := w.Recorder.Now() % w.Every; into > w.Burst {
-			pause += w.Every - into
+		idle, roused := w.idle()
+		if idle > 0 {
+			select {
+			case <-time.After(idle):
+			case <-roused:
+			case <-ctx.Done():
+			}
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if !rest(ctx, rng, mostPause) {
 			return
 		}
 	}
@@ -79,7 +134,7 @@ func (w *Registers) draw(rng *rand.Rand, seen map[string]uint64) history.Op {
 	case p < 18:
 		op.Kind, op.Conditional = history.Put, p < 14
 	default:
-		op.Kind = history.Delete
+		op.Kind, op.Conditional = history.Delete, p < 19
 	}
 	if op.Conditional {
 		op.IfRevision = seen[op.Key]

@@ -23,8 +23,9 @@ type Watches struct {
 
 	end atomic.Uint64 // revision up to which the watches go on; 0: not known yet
 
-	mu    sync.Mutex // guards spans
-	spans []*span
+	mu              sync.Mutex // guards what follows
+	spans           []*span
+	resumes, inVain int // how often a watch went on where another one had ended, or could not
 }
 
 // span is what a watch was told without a gap, and what there was when it began.
@@ -36,7 +37,24 @@ type span struct {
 }
 
 func (s *span) String() string {
-	return fmt.Sprintf("%q, told of %d changes above %d up to %d", s.prefix, len(s.events), s.after, s.upTo)
+	return fmt.Sprintf("watch of %q, told of %d changes above %d up to %d", s.prefix, len(s.events), s.after, s.upTo)
+}
+
+// String is all that the watches were told.
+func (w *Watches) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var b strings.Builder
+	for _, s := range w.spans {
+		fmt.Fprintln(&b, s)
+		for _, key := range slices.Sorted(maps.Keys(s.state)) {
+			fmt.Fprintf(&b, "  at first %q = %q at %d\n", key, s.state[key].Value, s.state[key].ModRevision)
+		}
+		for _, e := range s.events {
+			fmt.Fprintf(&b, "  %q = %q at %d, deleted: %v\n", e.KV.Key, e.KV.Value, e.KV.ModRevision, e.Deleted)
+		}
+	}
+	return b.String()
 }
 
 func (s *span) wants(key string) bool { return strings.HasPrefix(key, s.prefix) }
@@ -44,6 +62,8 @@ func (s *span) wants(key string) bool { return strings.HasPrefix(key, s.prefix) 
 const (
 	// patience is the pause after a watch that has failed.
 	patience = 100 * time.Millisecond
+	// fewResumes may all be in vain.
+	fewResumes = 20
 	// progress is how often shards that have nothing to tell say so: an entry each.
 	progress = 10 * time.Second
 )
@@ -63,23 +83,36 @@ func (w *Watches) Run(ctx context.Context, cl *client.Client, number int, rng *r
 			w.spans = append(w.spans, s)
 			w.mu.Unlock()
 		}
+		before := s.upTo
 		err := w.follow(ctx, cl, s, rng)
+		if before > 0 {
+			w.resumed(s.upTo > before)
+		}
 		var slow *client.SlowWatchError
+		var compacted *client.CompactedError
 		switch {
 		case err == nil && w.over(s):
 			return nil
 		case err == nil:
 		case ctx.Err() != nil:
-			return fmt.Errorf("watch of %v does not get to %d: %w", s, w.end.Load(), err)
+			return fmt.Errorf("%v does not get to %d: %w", s, w.end.Load(), err)
 		case errors.As(err, &slow) && slow.Revision >= s.upTo:
 			s.upTo = slow.Revision
-		case errors.Is(err, client.ErrCompacted):
-			s = nil // it was away for too long
+		case errors.As(err, &compacted) && compacted.Oldest > s.upTo+1:
+			s = nil // it was away for too long, or clocks have jumped
 		case errors.Is(err, client.ErrUnavailable), errors.Is(err, client.ErrRevisionAhead):
 			time.Sleep(patience)
 		default:
-			return fmt.Errorf("watch of %v: %w", s, err)
+			return fmt.Errorf("%v: %w", s, err)
 		}
+	}
+}
+
+func (w *Watches) resumed(ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.resumes++; !ok {
+		w.inVain++
 	}
 }
 
@@ -140,9 +173,12 @@ func (w *Watches) Check() error {
 		}
 	}
 	var wrong error
+	if most := max(w.resumes/2, fewResumes); w.inVain > most {
+		wrong = fmt.Errorf("%d of %d watches that were to go on told nothing", w.inVain, w.resumes)
+	}
 	for _, s := range w.spans {
 		if err := errors.Join(s.checkVersions(), s.checkRegisters(written, unsure)); err != nil {
-			wrong = errors.Join(wrong, fmt.Errorf("watch of %v: %w", s, err))
+			wrong = errors.Join(wrong, fmt.Errorf("%v: %w", s, err))
 		}
 	}
 	return wrong
@@ -196,17 +232,74 @@ func (s *span) checkRegisters(written map[uint64][]history.Op, unsure map[string
 			}
 		}
 	}
-	return s.checkState(written)
+	return s.checkState(written, unsure)
 }
 
 // checkState compares what there was when the watch began with what had been written.
-func (s *span) checkState(written map[uint64][]history.Op) error {
+func (s *span) checkState(written map[uint64][]history.Op, unsure map[string][]history.Op) error {
+	latest := make(map[string]history.Op) // of the writes that are known, up to there
 	for rev, ops := range written {
 		for _, op := range ops {
-			if kv := s.state[op.Key]; rev <= s.after && kv.ModRevision != 0 && kv.ModRevision < rev {
-				return fmt.Errorf("at %d there was %q of %d, after %v", s.after, kv.Key, kv.ModRevision, op)
+			if s.wants(op.Key) && rev <= s.after && rev > latest[op.Key].Revision {
+				latest[op.Key] = op
 			}
 		}
 	}
+	for key, op := range latest {
+		kv, there := s.state[key]
+		switch {
+		case there && kv.ModRevision < op.Revision, !there && op.Kind == history.Put && len(unsure[key]) == 0:
+			return fmt.Errorf("at %d there was %q of %d, after %v", s.after, kv.Key, kv.ModRevision, op)
+		case there && kv.ModRevision == op.Revision && (op.Kind == history.Delete || op.Value != string(kv.Value)):
+			return fmt.Errorf("at %d there was %q = %q of %d, which is of %v", s.after, key, kv.Value, kv.ModRevision, op)
+		}
+	}
+	for key, kv := range s.state {
+		wrote := func(op history.Op) bool {
+			return op.Key == key && op.Kind == history.Put && op.Value == string(kv.Value)
+		}
+		switch {
+		case kv.ModRevision > s.after || !s.wants(key):
+			return fmt.Errorf("at %d there was %q of %d", s.after, key, kv.ModRevision)
+		case strings.HasPrefix(key, "{") && !slices.ContainsFunc(written[kv.ModRevision], wrote) && !slices.ContainsFunc(unsure[key], wrote):
+			return fmt.Errorf("at %d there was %q = %q of %d, which was not written", s.after, key, kv.Value, kv.ModRevision)
+		}
+	}
 	return nil
+}
+
+// CheckEnd compares what each watch knows in the end with what there is then: nothing
+// may have been written since Finish.
+func (w *Watches) CheckEnd(ctx context.Context, cl *client.Client) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	there := make(map[string]client.KeyValue)
+	for kv, err := range cl.Range(ctx) {
+		if err != nil {
+			return err
+		}
+		there[kv.Key] = kv
+	}
+	var wrong error
+	for _, s := range w.spans {
+		if !w.over(s) {
+			continue // it broke off
+		}
+		known := maps.Clone(s.state)
+		for _, e := range s.events {
+			if known[e.KV.Key] = e.KV; e.Deleted {
+				delete(known, e.KV.Key)
+			}
+		}
+		for key, kv := range there {
+			if k, ok := known[key]; s.wants(key) && (!ok || k.ModRevision != kv.ModRevision || string(k.Value) != string(kv.Value)) {
+				wrong = errors.Join(wrong, fmt.Errorf("%v knows %q as %q of %d: it is %q of %d", s, key, k.Value, k.ModRevision, kv.Value, kv.ModRevision))
+			}
+			delete(known, key)
+		}
+		for key := range known {
+			wrong = errors.Join(wrong, fmt.Errorf("%v knows %q, which is not there", s, key))
+		}
+	}
+	return wrong
 }
