@@ -54,11 +54,13 @@ func (r *Replica) Pin(ctx context.Context, at uint64) (uint64, error) {
 	p := r.proposer
 	at, last := p.promise(g, at)
 	for {
-		if !g.engine.leads(g.term) {
-			return 0, r.notLeader() // what was on its way may arrive yet
-		}
 		moved, waiting := p.await(last)
 		waiting = waiting && !planted.Bug(planted.PinWithoutWait)
+		// In this order: what was on its way when leadership ended is over for the
+		// proposer, and may arrive yet.
+		if !g.engine.leads(g.term) {
+			return 0, r.notLeader()
+		}
 		if !waiting && r.store.State().Bound >= at {
 			return at, nil
 		}
