@@ -22,6 +22,8 @@ type feed struct {
 	r      *shard.Replica
 	wake   chan struct{} // room for one: there is something for run
 	asked  chan struct{} // room for one: there is something for prepare
+	gone   chan struct{} // closed when the client has been told of the end
+	ending bool          // it takes no more watches; guarded by the stream's mu
 
 	mu        sync.Mutex        // guards what follows
 	watches   map[uint64]*watch // all
@@ -58,7 +60,7 @@ func (w *wish) merge(other wish) {
 func newFeed(stream *watchStream, r *shard.Replica) *feed {
 	return &feed{
 		stream: stream, r: r,
-		wake: make(chan struct{}, 1), asked: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), asked: make(chan struct{}, 1), gone: make(chan struct{}),
 		watches: make(map[uint64]*watch), joined: newWatchIndex(), behind: newWatchIndex(),
 	}
 }
@@ -410,11 +412,13 @@ func (f *feed) drop(ctx context.Context, x *watchIndex, which func(*watch) bool,
 	return f.send(ctx, resp)
 }
 
-// end tells the client that all watches have ended, if it is there to be told.
+// end tells the client that all watches have ended, if it is there to be told. Until
+// it is, the shard has no other feed: the client takes what any of them says of being
+// complete for all its watches.
 func (f *feed) end(ctx context.Context, why error) {
 	s := f.stream
 	s.mu.Lock()
-	delete(s.feeds, f.r.ID()) // whoever comes now has a feed of their own
+	f.ending = true
 	s.mu.Unlock()
 	f.mu.Lock()
 	ids := slices.Sorted(maps.Keys(f.watches))
@@ -422,6 +426,10 @@ func (f *feed) end(ctx context.Context, why error) {
 	f.mu.Unlock()
 	s.ended(len(ids))
 	_ = f.send(ctx, &kvdpb.WatchResponse{Ended: ids, Error: s.apiErrorOf(why, f.r.ID())})
+	s.mu.Lock()
+	delete(s.feeds, f.r.ID())
+	s.mu.Unlock()
+	close(f.gone)
 }
 
 func (f *feed) send(ctx context.Context, resp *kvdpb.WatchResponse) error {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/shard"
 )
 
 // watchStream is one client's stream of watches: a feed for each shard of which it
@@ -19,7 +20,6 @@ type watchStream struct {
 	*service
 	stream kvdpb.KV_WatchServer
 	out    chan *kvdpb.WatchResponse // to the writer
-	work   sync.WaitGroup            // of the feeds
 
 	mu      sync.Mutex // guards what follows
 	feeds   map[uint32]*feed
@@ -30,11 +30,10 @@ type watchStream struct {
 func (s *kvService) Watch(stream kvdpb.KV_WatchServer) error {
 	w := &watchStream{service: s.service, stream: stream, out: make(chan *kvdpb.WatchResponse), feeds: make(map[uint32]*feed)}
 	ctx, cancel := context.WithCancelCause(stream.Context())
-	// As with Batch, the reader outlives this call by a moment.
+	// As with Batch, the reader outlives this call by a moment, and so do the feeds.
 	s.running.Go(func() { cancel(w.read(ctx)) })
 	err := w.write(ctx)
 	cancel(err)
-	w.work.Wait()
 	return err
 }
 
@@ -126,27 +125,46 @@ func (w *watchStream) create(ctx context.Context, h *kvdpb.Header, create *kvdpb
 	if err != nil {
 		return err
 	}
+	for {
+		ending, err := w.add(ctx, r, create)
+		if ending == nil {
+			return err
+		}
+		select {
+		case <-ending: // the next feed begins after it
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// add gives the watch to the shard's feed, unless that is ending: then it returns what
+// is closed when it has.
+func (w *watchStream) add(ctx context.Context, r *shard.Replica, create *kvdpb.WatchCreate) (ending <-chan struct{}, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.watches >= maxStreamWatches {
-		return overloaded("the stream has %d watches already: cancel some", maxStreamWatches)
+		return nil, overloaded("the stream has %d watches already: cancel some", maxStreamWatches)
 	}
 	f := w.feeds[r.ID()]
-	if f == nil {
+	switch {
+	case f == nil:
 		f = newFeed(w, r)
 		w.feeds[r.ID()] = f
-		w.work.Go(func() { f.run(ctx) })
+		w.running.Go(func() { f.run(ctx) })
+	case f.ending:
+		return f.gone, nil
 	}
 	if !f.add(&watch{
 		id: create.Watch, start: create.Start, end: create.End,
 		after: create.After, fromNow: create.After == 0,
 		puts: !create.NoPuts, deletes: !create.NoDeletes, prev: create.Prev,
 	}) {
-		return refuse(kvdpb.Reason_REASON_INVALID, "there is a watch %d already", create.Watch)
+		return nil, refuse(kvdpb.Reason_REASON_INVALID, "there is a watch %d already", create.Watch)
 	}
 	w.watches++
 	w.metrics.watches.Inc()
-	return nil
+	return nil, nil
 }
 
 // ended notes that there are so many watches less.
