@@ -45,7 +45,7 @@ const (
 	nodes       = 3
 	workers     = 6 // clients of registers
 	listers     = 2 // clients of lists and counters
-	watchers    = 3
+	watchers    = 2 // each of one of three ranges
 	diskBytes   = 128 << 20
 	recoverWait = time.Minute // until all is well again, once faults are over
 	quietTime   = 10 * time.Second
@@ -221,7 +221,7 @@ func (l *lived) run(t *testing.T) {
 		cl := c.Connect(fmt.Sprintf("watcher%d", i), client.Config{})
 		rng := rand.New(rand.NewPCG(l.seed, uint64(300+i)))
 		watched.Go(func() {
-			if err := l.watches.Run(watching, cl, i, rng); err != nil {
+			if err := l.watches.Run(watching, cl, int(l.seed%3)+i, rng); err != nil {
 				t.Error(err)
 			}
 		})

@@ -63,17 +63,28 @@ func (w *Registers) idle() (time.Duration, <-chan struct{}) {
 }
 
 // Rousing is a target whose faults meet clients at work.
-func (w *Registers) Rousing(x schedule.Target) schedule.Target { return rousing{x, w} }
+func (w *Registers) Rousing(x schedule.Target) schedule.Target {
+	return rousing{x, w, make(map[schedule.Fault]int)}
+}
 
 type rousing struct {
 	schedule.Target
-	work *Registers
+	work  *Registers
+	often map[schedule.Fault]int // how often there was one of those that come in rows
 }
+
+// rowRoused is how many faults of a row pass for each that clients are roused for.
+const rowRoused = 4
 
 // Begin implements schedule.Target.
 func (x rousing) Begin(e schedule.Event) (func() error, error) {
-	x.work.Rouse()
-	time.Sleep(mostPause) // until all are at work
+	if e.Fault == schedule.Flap || e.Fault == schedule.ClockStrobe {
+		x.often[e.Fault]++
+	}
+	if x.often[e.Fault]%rowRoused == 0 {
+		x.work.Rouse()
+		time.Sleep(mostPause) // until all are at work
+	}
 	return x.Target.Begin(e)
 }
 
