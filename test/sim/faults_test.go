@@ -195,7 +195,7 @@ func (l *lived) run(t *testing.T) {
 	c.WaitReady(recoverWait, c.Names()...)
 	work := workload.Registers{
 		Recorder: &l.recorder, Tags: 3, Epoch: 20 * time.Second,
-		Burst: 60 * time.Millisecond, Every: 5 * time.Second, CallTimeout: 3 * time.Second,
+		Burst: 150 * time.Millisecond, Every: 3 * time.Second, CallTimeout: 3 * time.Second,
 	}
 	lists := workload.Lists{Recorder: &l.recorder, Lists: 4, Epoch: time.Minute, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
 	counters := workload.Counters{Recorder: &l.recorder, Counters: 3, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
