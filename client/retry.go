@@ -127,16 +127,10 @@ func (r *retry) attempt() (context.Context, context.CancelFunc) {
 // after follows up a failed attempt at st for shard sh. It returns nil when it
 // is time for the next, else the error to return.
 func (r *retry) after(sh *shard, st *seat, o outcome) error {
-	r.attempts++
-	r.last = o.err
-	switch o.course {
-	case final, unsureFinal:
-		r.maybe = r.maybe || o.course == unsureFinal
-		return o.err
-	case unsure:
-		r.maybe = true
+	wait, err := r.plan(sh, st, o)
+	if err != nil {
+		return err
 	}
-	wait := r.reroute(sh, st, o)
 	if wait > 0 {
 		wait = min(wait, time.Until(r.deadline))
 		if wait > 0 && pause(r.ctx, wait) != nil {
@@ -194,6 +188,21 @@ func (r *retry) reroute(sh *shard, st *seat, o outcome) time.Duration {
 		c.refresh()
 	}
 	return r.nextPause()
+}
+
+// plan follows up a failed attempt, and returns how long to wait before the next, or
+// the error to return.
+func (r *retry) plan(sh *shard, st *seat, o outcome) (wait time.Duration, err error) {
+	r.attempts++
+	r.last = o.err
+	switch o.course {
+	case final, unsureFinal:
+		r.maybe = r.maybe || o.course == unsureFinal
+		return 0, o.err
+	case unsure:
+		r.maybe = true
+	}
+	return r.reroute(sh, st, o), nil
 }
 
 func (r *retry) nextPause() time.Duration {

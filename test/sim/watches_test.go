@@ -209,6 +209,51 @@ func TestSlowWatch(t *testing.T) {
 	})
 }
 
+// TestWatchOfManyShards: when they have been without leaders a watch goes on as soon as
+// the writers do: it does not look for one after the other.
+func TestWatchOfManyShards(t *testing.T) {
+	const shards, most = 24, 500 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		c := Start(t, Config{Shards: shards, Latency: time.Millisecond})
+		defer c.Close()
+		c.WaitReady(time.Minute, c.Names()...)
+		ctx, cancel := context.WithCancel(t.Context())
+		told := make(chan string, 4*shards)
+		var watcher sync.WaitGroup
+		cl, w := c.Connect("watcher", client.Config{}), c.Connect("writer", client.Config{})
+		watcher.Go(func() {
+			for u, err := range cl.Watch(ctx) {
+				for _, e := range u.Events {
+					told <- e.KV.Key
+				}
+				if err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+			}
+		})
+		time.Sleep(5 * time.Second)
+		mustPut(ctx, t, w, "first", "")
+		<-told
+		names := c.Names()
+		c.Crash(names[0])
+		c.Crash(names[1])
+		time.Sleep(10 * time.Second)
+		c.StartNode(names[1])
+		for i := range 3 * shards {
+			mustPut(ctx, t, w, fmt.Sprint(i), "")
+		}
+		acknowledged := time.Now()
+		for range 3 * shards {
+			<-told
+		}
+		if late := time.Since(acknowledged); late > most {
+			t.Errorf("told %v after all was acknowledged, want %v at most", late, most)
+		}
+		cancel()
+		watcher.Wait()
+	})
+}
+
 // TestWatchLargePrevs: what a deletion of a range superseded may be larger than any
 // message.
 func TestWatchLargePrevs(t *testing.T) {
