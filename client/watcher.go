@@ -26,6 +26,7 @@ type watcher struct {
 	buffer int
 	wake   chan struct{} // room for one: something has come
 	timer  *time.Timer   // of progress
+	again  *time.Timer   // of the next attempt at a part
 	began  time.Time
 
 	mu       sync.Mutex // guards what follows
@@ -56,8 +57,9 @@ type watchPart struct {
 	settled bool     // a sub has joined since the latest attempt
 	begun   bool     // one ever has
 
-	retry *retry // the consumer's
-	seat  *seat  // the consumer's: of the latest attempt
+	retry *retry    // the consumer's
+	seat  *seat     // the consumer's: of the latest attempt
+	due   time.Time // the consumer's: of the next attempt; zero: now
 }
 
 // segment is events that came together; there is at least one. Watches share them.
@@ -111,7 +113,7 @@ func (c *Client) newWatcher(ctx context.Context, o *watchOptions, after uint64) 
 	}
 	w := &watcher{
 		client: c, opts: o, span: sp, buffer: cmp.Or(o.buffer, DefaultWatchBuffer), position: after, told: after,
-		began: time.Now(), wake: make(chan struct{}, 1), timer: time.NewTimer(cmp.Or(o.progress, defaultProgress)),
+		began: time.Now(), wake: make(chan struct{}, 1), timer: time.NewTimer(cmp.Or(o.progress, defaultProgress)), again: stoppedTimer(),
 	}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	w.detach = context.AfterFunc(c.ctx, w.cancel)
@@ -121,11 +123,18 @@ func (c *Client) newWatcher(ctx context.Context, o *watchOptions, after uint64) 
 	return w, nil
 }
 
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(forever)
+	t.Stop()
+	return t
+}
+
 // close ends the watches at the nodes.
 func (w *watcher) close() {
 	w.detach()
 	w.cancel()
 	w.timer.Stop()
+	w.again.Stop()
 	for _, p := range w.parts {
 		p.stop(false)
 	}
@@ -140,10 +149,8 @@ func (w *watcher) next() (Update, error) {
 			}
 			return Update{}, err
 		}
-		for _, p := range w.parts {
-			if err := p.subscribe(); err != nil {
-				return Update{}, err
-			}
+		if err := w.subscribe(); err != nil {
+			return Update{}, err
 		}
 		u, tell, err := w.take()
 		if err != nil || tell {
@@ -169,6 +176,7 @@ func (w *watcher) want(revision uint64) {
 func (w *watcher) wait() {
 	select {
 	case <-w.wake:
+	case <-w.again.C:
 	case <-w.ctx.Done():
 	case now := <-w.timer.C:
 		w.timer.Reset(cmp.Or(w.opts.progress, defaultProgress))
@@ -293,7 +301,7 @@ func (w *watcher) newest() uint64 {
 // others wait for. The caller holds mu.
 func (w *watcher) makeRoom(blocked uint64) {
 	for _, p := range w.parts {
-		if p.paused && (w.bytes < w.buffer/2 || p.complete < blocked) {
+		if p.paused && (w.bytes <= w.buffer/2 || p.complete < blocked) {
 			p.paused = false
 			poke(w.wake)
 		}
@@ -408,8 +416,26 @@ const aheadPatience = 3 * time.Second
 // forever is how long a watch tries to go on.
 const forever = 100 * 365 * 24 * time.Hour
 
+// subscribe makes the watches of the parts that have none, and has the consumer woken
+// when the next attempt at one is due: no part waits for another.
+func (w *watcher) subscribe() error {
+	var next time.Time
+	for _, p := range w.parts {
+		if err := p.subscribe(); err != nil {
+			return err
+		}
+		if !p.due.IsZero() && (next.IsZero() || p.due.Before(next)) {
+			next = p.due
+		}
+	}
+	if !next.IsZero() {
+		w.again.Reset(time.Until(next))
+	}
+	return nil
+}
+
 // subscribe makes the part's watch at the node that leads its shard, unless there is
-// one.
+// one, or an attempt is not due yet.
 func (p *watchPart) subscribe() error {
 	w := p.watcher
 	w.mu.Lock()
@@ -417,6 +443,11 @@ func (p *watchPart) subscribe() error {
 		w.mu.Unlock()
 		return nil
 	}
+	if !p.due.IsZero() && time.Now().Before(p.due) {
+		w.mu.Unlock()
+		return nil
+	}
+	p.due = time.Time{}
 	failed := p.failed
 	if p.settled || p.retry == nil {
 		p.retry = w.client.newRetryUntil(w.ctx, time.Now().Add(forever))
@@ -427,8 +458,13 @@ func (p *watchPart) subscribe() error {
 	p.failed, p.settled = nil, false
 	w.mu.Unlock()
 	if failed != nil {
-		if err := p.retry.after(p.shard, p.seat, *failed); err != nil {
+		wait, err := p.retry.plan(p.shard, p.seat, *failed)
+		if err != nil {
 			return w.ended(err)
+		}
+		if wait > 0 {
+			p.due = time.Now().Add(wait)
+			return nil
 		}
 	}
 	_, st, err := p.retry.place(0, p.shard)
@@ -441,7 +477,7 @@ func (p *watchPart) subscribe() error {
 	p.sub = sub
 	after := p.complete
 	w.mu.Unlock()
-	if failed != nil && planted.Bug(planted.WatchResumedLate) {
+	if p.retry.attempts > 0 && planted.Bug(planted.WatchResumedLate) {
 		after += revision.FromDuration(time.Second)
 	}
 	if !st.node.watch(sub, &kvdpb.WatchCreate{
@@ -471,9 +507,41 @@ func (p *watchPart) stop(pause bool) {
 	w.mu.Lock()
 	sub := p.sub
 	p.complete, p.sub, p.paused = p.completeTo(), nil, pause
+	p.dropRest()
 	w.mu.Unlock()
 	if sub != nil && sub.stream != nil {
 		sub.stream.remove(sub)
+	}
+}
+
+// whole tells whether nothing waits of a revision of which the rest has not come. The
+// caller holds the watcher's mu.
+func (p *watchPart) whole() bool {
+	n := len(p.waiting)
+	if n == 0 {
+		return true
+	}
+	last := p.waiting[n-1].events
+	return last[len(last)-1].KV.ModRevision <= p.complete
+}
+
+// dropRest drops what waits of a revision of which the rest had not come: all of it
+// comes again. The caller holds the watcher's mu.
+func (p *watchPart) dropRest() {
+	for !p.whole() {
+		n := len(p.waiting)
+		last := p.waiting[n-1]
+		keep := 0
+		if last.events[0].KV.ModRevision <= p.complete {
+			keep = last.upTo(p.complete, len(last.events))
+		}
+		p.watcher.bytes -= last.part(keep, len(last.events)).bytes()
+		if keep > 0 {
+			p.waiting[n-1] = last.part(0, keep)
+			continue
+		}
+		p.waiting[n-1] = segment{}
+		p.waiting = p.waiting[:n-1]
 	}
 }
 
@@ -494,7 +562,7 @@ func (sub *subscription) push(events []segment, complete uint64) {
 		p.waiting = append(p.waiting, seg)
 	}
 	p.complete = max(p.complete, complete)
-	full := w.bytes > w.buffer
+	full := w.bytes > w.buffer && p.whole()
 	w.slow = w.slow || full && late
 	w.mu.Unlock()
 	if full {
@@ -579,6 +647,7 @@ func (sub *subscription) end(why outcome) {
 	w.mu.Lock()
 	if p.sub == sub {
 		p.complete, p.sub, p.failed = p.completeTo(), nil, &why
+		p.dropRest()
 	}
 	w.mu.Unlock()
 	poke(w.wake)

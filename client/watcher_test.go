@@ -130,3 +130,46 @@ func TestSegment(t *testing.T) {
 		}
 	}
 }
+
+// TestRestOfRevision: of a revision that comes in several messages nothing is told
+// before all of it has come, and what had come is dropped when the watch ends in
+// between, for it comes again.
+func TestRestOfRevision(t *testing.T) {
+	w := newTestWatcher(t, 1, 1000, 500)
+	sub := w.parts[0].sub
+	half := func(key string) []segment {
+		return []segment{newSegment([]*Event{{KV: KeyValue{Key: key, ModRevision: 600}}})}
+	}
+	sub.push(append(oneEvent(550, 10), half("a")...), 599)
+	u, tell, err := w.take()
+	if !tell || err != nil || len(u.Events) != 1 || u.Revision != 599 {
+		t.Fatalf("%+v, %v, %v; want one event, up to 599", u, tell, err)
+	}
+	sub.push(half("b"), 599)
+	sub.end(localOutcome(errBroken, nil, false))
+	if p := w.parts[0]; len(p.waiting) != 0 || w.bytes != 0 || p.complete != 599 {
+		t.Fatalf("after the end %d segments of %d bytes wait, complete up to %d", len(p.waiting), w.bytes, p.complete)
+	}
+	w.parts[0].sub = sub
+	sub.push(append(half("a"), half("b")...), 600)
+	if u, tell, err = w.take(); !tell || err != nil || len(u.Events) != 2 || u.Revision != 600 {
+		t.Errorf("%+v, %v, %v; want both events of 600", u, tell, err)
+	}
+}
+
+// TestLargeRevision: a revision that is larger than the buffer comes as a whole.
+func TestLargeRevision(t *testing.T) {
+	w := newTestWatcher(t, 1, 1, 500)
+	sub := w.parts[0].sub
+	sub.push(oneEvent(600, 5000), 599)
+	if w.parts[0].sub != sub {
+		t.Fatal("the watch is paused in the middle of a revision")
+	}
+	sub.push(oneEvent(600, 5000), 600)
+	if u, tell, err := w.take(); !tell || err != nil || len(u.Events) != 2 {
+		t.Errorf("%+v, %v, %v; want both events of 600", u, tell, err)
+	}
+	if p := w.parts[0]; w.bytes != 0 || p.paused {
+		t.Errorf("nothing waits (%d bytes), and the part is paused: %v", w.bytes, p.paused)
+	}
+}

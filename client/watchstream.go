@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -300,12 +301,10 @@ func (s *watchStream) share(resp *kvdpb.WatchResponse) []*share {
 	if len(resp.Events) == 0 {
 		return nil
 	}
-	slab, events := make([]Event, len(resp.Events)), make([]*Event, len(resp.Events))
+	events := make([]*Event, len(resp.Events)) // each its own: those that wait keep no other
 	for i, e := range resp.Events {
-		slab[i] = Event{KV: keyValue(e.Kv, ""), Deleted: e.Deleted, Prev: prevKeyValue(e.Prev, "")}
-		events[i] = &slab[i]
+		events[i] = &Event{KV: keyValue(e.Kv, ""), Deleted: e.Deleted, Prev: prevKeyValue(e.Prev, "")}
 	}
-	whole := newSegment(events)
 	var all []*share
 	of := make(map[uint64]*share)
 	s.mu.Lock()
@@ -315,7 +314,7 @@ func (s *watchStream) share(resp *kvdpb.WatchResponse) []*share {
 		for n < len(events) && len(resp.Events[n].Watches) == 0 {
 			n++
 		}
-		seg := whole.part(i, n)
+		seg := newSegment(slices.Clone(events[i:n]))
 		for _, id := range ids {
 			sh := of[id]
 			if sh == nil {

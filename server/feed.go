@@ -72,17 +72,20 @@ func poke(c chan struct{}) {
 	}
 }
 
-// add adds a watch; false: there is one with its id.
-func (f *feed) add(w *watch) bool {
+// add adds a watch.
+func (f *feed) add(w *watch) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.watches[w.id] != nil {
-		return false
+		return refuse(kvdpb.Reason_REASON_INVALID, "there is a watch %d already", w.id)
+	}
+	if len(f.fresh)+len(f.prepared)+len(f.cancelled) >= 2*maxStreamWatches {
+		return overloaded("the stream has made or cancelled %d watches and takes nothing", 2*maxStreamWatches)
 	}
 	f.watches[w.id] = w
 	f.fresh = append(f.fresh, w)
 	poke(f.asked)
-	return true
+	return nil
 }
 
 // cancel ends a watch, if there is one with the id.
@@ -282,8 +285,11 @@ func (f *feed) tell(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	resp := &kvdpb.WatchResponse{}
+	if err := f.tellOf(ctx, f.joined, page.Changes, resp); err != nil {
+		return false, err
+	}
 	f.cursor = page.UpTo
-	resp := &kvdpb.WatchResponse{Events: f.events(f.joined, page.Changes)}
 	if !page.More {
 		f.cursor = max(f.cursor, f.pinned)
 		resp.Advanced = f.due
@@ -337,7 +343,10 @@ func (f *feed) catchUpFrom(ctx context.Context, low uint64) (more bool, err erro
 	if err != nil {
 		return false, err
 	}
-	events := f.events(f.behind, page.Changes)
+	resp := &kvdpb.WatchResponse{CatchingUp: true}
+	if err := f.tellOf(ctx, f.behind, page.Changes, resp); err != nil {
+		return false, err
+	}
 	upTo := page.UpTo
 	if !page.More {
 		upTo = f.cursor // nothing was written in between, or ever will be
@@ -347,50 +356,60 @@ func (f *feed) catchUpFrom(ctx context.Context, low uint64) (more bool, err erro
 			w.after = upTo
 		}
 	}
-	if len(events) == 0 {
+	if len(resp.Events) == 0 {
 		return page.More, nil
 	}
-	return page.More, f.send(ctx, &kvdpb.WatchResponse{Events: events, Complete: upTo, CatchingUp: true})
+	resp.Complete = upTo
+	return page.More, f.send(ctx, resp)
 }
 
-// events makes the events that the watches of an index are told.
-func (f *feed) events(x *watchIndex, changes []store.Change) []*kvdpb.WatchEvent {
+// tellOf puts the events that the watches of an index are told into resp, which the
+// caller sends, and sends before it what does not go into one message: the rest of a
+// revision may come later, since no more than what is below is said to be complete.
+func (f *feed) tellOf(ctx context.Context, x *watchIndex, changes []store.Change, resp *kvdpb.WatchResponse) error {
 	var (
-		events = make([]*kvdpb.WatchEvent, 0, len(changes))
 		slab   = make([]kvdpb.WatchEvent, len(changes))
 		kvs    = make([]kvdpb.KeyValue, len(changes))
 		before []uint64
+		size   int
 	)
+	defer func() { f.stream.metrics.watchEvents.Add(float64(len(resp.Events))) }()
 	for i := range changes {
-		c, e := &changes[i], &slab[len(events)]
-		start := len(f.ids)
+		c, e := &changes[i], &slab[i]
+		ids := f.ids[:0]
 		prev := false
 		x.match(c.Key, c.Deleted, func(w *watch) bool {
 			if w.after < c.ModRevision {
-				f.ids = append(f.ids, w.id)
+				ids = append(ids, w.id)
 				prev = prev || w.prev
 			}
 			return true
 		})
-		ids := f.ids[start:]
-		if len(ids) == 0 {
+		if f.ids = ids; len(ids) == 0 {
 			continue
 		}
-		if slices.Equal(ids, before) {
-			f.ids = f.ids[:start]
-		} else {
-			e.Watches, before = slices.Clone(ids), ids
+		if size > maxFeedMessage {
+			part := &kvdpb.WatchResponse{Events: resp.Events, Complete: c.ModRevision - 1, CatchingUp: resp.CatchingUp}
+			f.stream.metrics.watchEvents.Add(float64(len(part.Events)))
+			if err := f.send(ctx, part); err != nil {
+				return err
+			}
+			resp.Events, before, size = nil, nil, 0
+		}
+		if !slices.Equal(ids, before) {
+			e.Watches = slices.Clone(ids)
+			before = e.Watches
+			size += len(ids) * watchIDBytes
 		}
 		e.Kv, e.Deleted = &kvs[i], c.Deleted
 		fillKeyValue(e.Kv, &c.Version)
 		if prev && c.Prev.ModRevision != 0 {
 			e.Prev = keyValue(c.Prev)
 		}
-		events = append(events, e)
+		size += len(c.Key) + len(c.Value) + len(c.Prev.Value)
+		resp.Events = append(resp.Events, e)
 	}
-	f.ids = f.ids[:0]
-	f.stream.metrics.watchEvents.Add(float64(len(events)))
-	return events
+	return nil
 }
 
 // drop ends some watches of an index.

@@ -43,6 +43,11 @@ const (
 	// has one revision, however much that is.
 	feedEvents = 1000
 	feedBytes  = 256 << 10
+
+	// maxFeedMessage is where a message is cut that got longer all the same: by the
+	// numbers of the watches, of watchIDBytes at most each, or by what one revision has.
+	maxFeedMessage = 4 << 20
+	watchIDBytes   = 10
 	// groupBytes is where the writes of one message are cut into several log
 	// entries: larger entries delay the small ones behind them.
 	groupBytes = 256 << 10

@@ -155,12 +155,12 @@ func (w *watchStream) add(ctx context.Context, r *shard.Replica, create *kvdpb.W
 	case f.ending:
 		return f.gone, nil
 	}
-	if !f.add(&watch{
+	if err := f.add(&watch{
 		id: create.Watch, start: create.Start, end: create.End,
 		after: create.After, fromNow: create.After == 0,
 		puts: !create.NoPuts, deletes: !create.NoDeletes, prev: create.Prev,
-	}) {
-		return nil, refuse(kvdpb.Reason_REASON_INVALID, "there is a watch %d already", create.Watch)
+	}); err != nil {
+		return nil, err
 	}
 	w.watches++
 	w.metrics.watches.Inc()

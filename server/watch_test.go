@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/revision"
+	"github.com/kvd-io/kvd/server"
 	"github.com/kvd-io/kvd/shard/hlc"
 )
 
@@ -23,7 +24,7 @@ type watching struct {
 
 func openWatch(t *testing.T, kv kvdpb.KVClient, shard uint32) *watching {
 	t.Helper()
-	stream, err := kv.Watch(within(t))
+	stream, err := kv.Watch(within(t), grpc.MaxCallRecvMsgSize(server.MaxMessageBytes))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,6 +187,56 @@ func TestWatchAdvanceAhead(t *testing.T) {
 	r := w.until("what is ahead", func(r *kvdpb.WatchResponse) bool { return r.Advanced == 1 })
 	if r.Complete < ahead {
 		t.Errorf("complete up to %d, want %d", r.Complete, ahead)
+	}
+}
+
+// TestWatchManyOfEach: what goes to very many watches comes in several messages, also
+// within a revision.
+func TestWatchManyOfEach(t *testing.T) {
+	const all, keys = 6000, 1000 // of all keys, and of every other key there is one more
+	c := startCluster(t, 1)
+	kv := c.kv("n1")
+	var last *kvdpb.PutResponse
+	for i := range keys {
+		var err error
+		if last, err = kv.Put(within(t), putReq(fmt.Sprintf("{w}%04d", i), "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := openWatch(t, kv, last.Header.Shard)
+	for i := range uint64(all) {
+		w.create(&kvdpb.WatchCreate{Watch: 1 + i, Start: []byte("{w}"), End: []byte("{w~"), After: last.Revision})
+	}
+	for i := range uint64(keys / 2) {
+		key := fmt.Sprintf("{w}%04d", 2*i)
+		w.create(&kvdpb.WatchCreate{Watch: 1 + all + i, Start: []byte(key), End: []byte(key + "\x00"), After: last.Revision})
+	}
+	for joined := 0; joined < all+keys/2; {
+		joined += len(w.until("the watches to join", func(r *kvdpb.WatchResponse) bool { return len(r.Joined) > 0 }).Joined)
+	}
+	resp, err := kv.DeleteRange(within(t), &kvdpb.DeleteRangeRequest{Header: &kvdpb.Header{Shard: w.shard}, Start: []byte("{w}"), End: []byte("{w~")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, told := 0, 0
+	for told < all*keys+keys/2 {
+		r := w.until("events", func(r *kvdpb.WatchResponse) bool { return len(r.Events) > 0 })
+		messages++
+		ids := 0
+		for _, e := range r.Events {
+			if len(e.Watches) > 0 {
+				ids = len(e.Watches)
+			}
+			if told += ids; ids == 0 {
+				t.Fatal("an event is for nobody")
+			}
+		}
+		if rest := told < all*keys+keys/2; rest != (r.Complete < resp.Revision) {
+			t.Fatalf("after %d events complete up to %d, the deletion is at %d", told, r.Complete, resp.Revision)
+		}
+	}
+	if messages < 2 {
+		t.Errorf("all in %d message", messages)
 	}
 }
 
