@@ -75,6 +75,7 @@ func TestFaults(t *testing.T) {
 		if testing.Short() || raceEnabled {
 			total = shortTime
 		}
+		life = min(life, total)
 	}
 	sum := tally.New("virtual time", "lives")
 	defer sum.Report(t)
