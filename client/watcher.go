@@ -85,6 +85,11 @@ func (w *watcher) next() (Update, error) {
 		if err := w.subscribe(); err != nil {
 			return Update{}, err
 		}
+		select {
+		case now := <-w.timer.C: // also for a consumer that never has to wait
+			w.tick(now)
+		default:
+		}
 		u, tell, err := w.take()
 		if err != nil || tell {
 			return u, err
@@ -112,13 +117,18 @@ func (w *watcher) wait() {
 	case <-w.again.C:
 	case <-w.ctx.Done():
 	case now := <-w.timer.C:
-		w.timer.Reset(cmp.Or(w.opts.progress, defaultProgress))
-		w.mu.Lock()
-		w.overdue = !w.asked.IsZero()
-		w.asked = now
-		w.mu.Unlock()
-		w.advance(0)
+		w.tick(now)
 	}
+}
+
+// tick asks how far the watch is.
+func (w *watcher) tick(now time.Time) {
+	w.timer.Reset(cmp.Or(w.opts.progress, defaultProgress))
+	w.mu.Lock()
+	w.overdue = !w.asked.IsZero()
+	w.asked = now
+	w.mu.Unlock()
+	w.advance(0)
 }
 
 // updateEvents is where an update is cut; it holds what has one revision, however

@@ -140,9 +140,9 @@ func (s *watchStream) ask(f *watchFeed) {
 	switch {
 	case f.asking:
 		return
-	case at > f.complete.Load():
-	case f.present:
+	case f.present: // first: there may always be a revision that is wanted
 		at, f.present = 0, false
+	case at > f.complete.Load():
 	default:
 		return
 	}

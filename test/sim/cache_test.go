@@ -133,3 +133,38 @@ func TestCache(t *testing.T) {
 		}
 	})
 }
+
+// TestCacheOfABusyShard: a cache of which one shard is written to all the time knows how
+// old it is, over links that are slow as well.
+func TestCacheOfABusyShard(t *testing.T) {
+	const most = 3 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		c := Start(t, Config{Shards: 3, Latency: 5 * time.Millisecond})
+		defer c.Close()
+		c.WaitReady(20*time.Second, c.Names()...)
+		ctx, cancel := context.WithCancel(t.Context())
+		cache, err := c.Connect("cache", client.Config{}).NewCache(ctx, "c/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cache.Close()
+		var writers sync.WaitGroup
+		for i := range 8 {
+			w := c.Connect(fmt.Sprint("writer", i), client.Config{})
+			writers.Go(func() {
+				for ctx.Err() == nil {
+					_, _ = w.Put(ctx, "c/hot", nil)
+					time.Sleep(time.Duration(i) * time.Millisecond)
+				}
+			})
+		}
+		for range 5 {
+			time.Sleep(2 * time.Second)
+			if old := cache.Staleness(); old > most {
+				t.Errorf("%v old, want %v at most", old, most)
+			}
+		}
+		cancel()
+		writers.Wait()
+	})
+}
