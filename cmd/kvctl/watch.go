@@ -164,7 +164,7 @@ func (w *watchWriter) follow(ctx context.Context, c *client.Client) error {
 			}
 		}
 		w.told = u.Revision
-		if len(u.Events) == 0 && len(w.flags.command) == 0 {
+		if len(u.Events) == 0 && len(w.flags.command) == 0 && w.flags.progress > 0 {
 			if err := w.printJSON(progressJSON{Type: "progress", Revision: u.Revision}); err != nil {
 				return err
 			}

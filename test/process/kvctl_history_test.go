@@ -49,6 +49,8 @@ func testWatch(t *testing.T, k *kvctl, _ *cluster.Cluster) {
 	same(t, "initial", initial["initial"], any(true))
 	same(t, "initial key", initial["key"], any("watch/b"))
 
+	same(t, "nothing initially", k.ok(t, "watch", "--prefix", "nothing/", "--initial", "--timeout", "2s"), "")
+
 	for _, args := range [][]string{
 		{"a", "b"}, {"a", "--prefix", "a"}, {"a", "--"}, {"a", "--initial", "--from-revision", "5"}, {"a", "--puts-only", "--deletes-only"},
 		{"a", "-o", "table"}, {"a", "--prev"}, {"--start", "b", "--end", "a"}, {"a", "--limit", "-1"}, {"a", "--progress", "-1s", "-o", "json"},
