@@ -237,6 +237,9 @@ func (s *span) checkRegisters(written map[uint64][]history.Op, unsure map[string
 
 // checkState compares what there was when the watch began with what had been written.
 func (s *span) checkState(written map[uint64][]history.Op, unsure map[string][]history.Op) error {
+	if s.after == 0 {
+		return nil // it broke off before it had been told all that there was
+	}
 	latest := make(map[string]history.Op) // of the writes that are known, up to there
 	for rev, ops := range written {
 		for _, op := range ops {
