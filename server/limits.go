@@ -48,6 +48,7 @@ const (
 	// numbers of the watches, of watchIDBytes at most each, or by what one revision has.
 	maxFeedMessage = 4 << 20
 	watchIDBytes   = 10
+
 	// groupBytes is where the writes of one message are cut into several log
 	// entries: larger entries delay the small ones behind them.
 	groupBytes = 256 << 10
