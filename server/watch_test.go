@@ -81,6 +81,20 @@ func (w *watching) ended(id uint64, reason kvdpb.Reason) {
 	}
 }
 
+// startWatch starts a node, and a watch of a shard.
+func startWatch(t *testing.T) (*cluster, *watching) {
+	t.Helper()
+	c := startCluster(t, 1)
+	resp, err := c.kv("n1").Put(within(t), putReq("k", "v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := openWatch(t, c.kv("n1"), resp.Header.Shard)
+	w.create(&kvdpb.WatchCreate{Watch: 1})
+	w.join(1)
+	return c, w
+}
+
 // TestWatch goes through a stream's requests.
 func TestWatch(t *testing.T) {
 	c := startCluster(t, 1)
@@ -174,14 +188,7 @@ func TestWatch(t *testing.T) {
 // TestWatchAdvanceAhead: what is wanted up to a revision that the node has not heard of
 // yet is told once it may be.
 func TestWatchAdvanceAhead(t *testing.T) {
-	c := startCluster(t, 1)
-	resp, err := c.kv("n1").Put(within(t), putReq("k", "v"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := openWatch(t, c.kv("n1"), resp.Header.Shard)
-	w.create(&kvdpb.WatchCreate{Watch: 1})
-	w.join(1)
+	_, w := startWatch(t)
 	ahead := revision.FromTime(time.Now().Add(hlc.DefaultMaxAhead + 300*time.Millisecond))
 	w.send(&kvdpb.WatchRequest{Request: &kvdpb.WatchRequest_Advance{Advance: &kvdpb.WatchAdvance{Id: 1, Revision: ahead}}})
 	r := w.until("what is ahead", func(r *kvdpb.WatchResponse) bool { return r.Advanced == 1 })
@@ -276,14 +283,7 @@ func TestWatchOfLeaderAlone(t *testing.T) {
 
 // TestCloseEndsWatches: a node that closes tells those who watch.
 func TestCloseEndsWatches(t *testing.T) {
-	c := startCluster(t, 1)
-	resp, err := c.kv("n1").Put(within(t), putReq("k", "v"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := openWatch(t, c.kv("n1"), resp.Header.Shard)
-	w.create(&kvdpb.WatchCreate{Watch: 1})
-	w.join(1)
+	c, w := startWatch(t)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := w.stream.Recv()
