@@ -49,7 +49,8 @@ const (
 	diskBytes   = 128 << 20
 	recoverWait = time.Minute // until all is well again, once faults are over
 	quietTime   = 10 * time.Second
-	bustleTime  = 2 * time.Second // at the end of it
+	bustleTime  = 2 * time.Second  // at the end of it
+	lifeLimit   = 10 * time.Minute // of real time, ten times what a life takes
 	minLatency  = 200 * time.Microsecond
 	mostLatency = 20 * time.Millisecond
 	// judgeLimit, of one tag, in real time, is a hundred times what a history
@@ -134,7 +135,9 @@ func live(t *testing.T, seed uint64, life time.Duration, sum *tally.Tally) {
 			evidence.Keep(t, l.evidence())
 		}
 	}()
-	defer evidence.Begin(t, l.evidence())()
+	run := l.evidence()
+	defer evidence.Begin(t, run)()
+	defer endIfStuck(max(lifeLimit, life/2), run.Command)()
 	synctest.Test(t, l.run)
 	ops, txns := l.recorder.Ops(), l.recorder.Txns()
 	t.Logf("%v of virtual time took %v; %d operations and %d transactions", l.took.Round(time.Second), time.Since(began).Round(time.Millisecond), len(ops), len(txns))
