@@ -18,6 +18,10 @@ import (
 // tries again.
 const accedeRetry = 100 * time.Millisecond
 
+// stallCheck is how often a leader looks whether its disk answers, which raft does
+// not tell.
+const stallCheck = 500 * time.Millisecond
+
 // reign is one leadership of this replica, from when it may serve: an entry of
 // its own term has applied, hence all that earlier leaders acknowledged.
 type reign struct {
@@ -40,6 +44,18 @@ func (t *throne) set(g *reign) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.reign = g
+	t.announce()
+}
+
+// rouse has those who wait for the end of the reign look whether it is over.
+func (t *throne) rouse() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.announce()
+}
+
+// announce wakes those who wait. The caller holds mu.
+func (t *throne) announce() {
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
@@ -59,10 +75,17 @@ func (r *Replica) govern(ctx context.Context) {
 	defer r.throne.set(nil)
 	var refused refusals
 	var retry <-chan time.Time
+	check := time.NewTicker(stallCheck)
+	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-check.C:
+			if r.log.Stalled() {
+				r.throne.rouse()
+			}
+			continue
 		case <-r.stuck:
 			r.replaceEngine()
 		case <-r.leadershipMoved:

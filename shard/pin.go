@@ -58,7 +58,7 @@ func (r *Replica) Pin(ctx context.Context, at uint64) (uint64, error) {
 		waiting = waiting && !planted.Bug(planted.PinWithoutWait)
 		// In this order: what was on its way when leadership ended is over for the
 		// proposer, and may arrive yet.
-		if !g.engine.leads(g.term) {
+		if !g.engine.leads(g.term) || r.log.Stalled() {
 			return 0, r.notLeader()
 		}
 		if !waiting && r.store.State().Bound >= at {

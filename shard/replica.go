@@ -226,12 +226,15 @@ func (r *Replica) IsLeader() bool {
 	return g != nil && g.engine.leads(g.term)
 }
 
-// Reign returns once this replica leads and is ready to serve. The channel is closed
-// when that may have ended. Errors: *NotLeaderError, ErrStopping, the context's
-// cause.
+// Reign returns once this replica leads and is ready to serve, with a disk that
+// answers: raft, while it waits for its disk, cannot know that it leads no more. The
+// channel is closed when that may have ended. Errors: *NotLeaderError, ErrStopping,
+// the context's cause.
 func (r *Replica) Reign(ctx context.Context) (ended <-chan struct{}, err error) {
 	_, changed := r.throne.get()
-	_, err = r.awaitReign(ctx)
+	if _, err = r.awaitReign(ctx); err == nil && r.log.Stalled() {
+		err = r.notLeader()
+	}
 	return changed, err
 }
 

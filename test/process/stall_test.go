@@ -9,14 +9,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/test/cluster"
 	"github.com/kvd-io/kvd/test/disk"
 )
 
+// watchWait is what a watch may take to turn from a leader whose disk stalls, even on
+// a slow machine: far less than the time limit of what the leader does for it.
+const watchWait = 20 * time.Second
+
 // TestStallingDisk freezes the disk of a leader. Raft's heartbeats need no disk
 // and would keep it leader for ever; another must take over, and once the disk
-// works again the node comes back with nothing lost.
+// works again the node comes back with nothing lost. A watch does not wait for it.
 func TestStallingDisk(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -44,13 +49,44 @@ func TestStallingDisk(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*startWait)
 	defer cancel()
 	const key = "key"
-	put := func(value string) {
+	put := func(value string) client.PutResult {
 		t.Helper()
-		if _, err := cl.Put(ctx, key, []byte(value)); err != nil {
+		res, err := cl.Put(ctx, key, []byte(value))
+		if err != nil {
 			t.Fatalf("put %q: %v", value, err)
 		}
+		return res
 	}
-	put("before")
+	first := put("before")
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	seen := make(chan string)
+	watching.Go(func() {
+		for u, err := range cl.Watch(ctx, client.Key(key), client.FromRevision(first.Revision)) {
+			if err != nil {
+				return // ctx has ended
+			}
+			for _, e := range u.Events {
+				select {
+				case seen <- string(e.KV.Value):
+				case <-ctx.Done():
+				}
+			}
+		}
+	})
+	watched := func(want string) {
+		t.Helper()
+		select {
+		case got := <-seen:
+			if got != want {
+				t.Errorf("watched %q, want %q", got, want)
+			}
+		case <-ctx.Done():
+			t.Errorf("watched nothing, want %q", want)
+		}
+	}
+	watched("before")
 	m, err := cl.Map(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -75,6 +111,12 @@ func TestStallingDisk(t *testing.T) {
 	began := time.Now()
 	put("while it stalls")
 	t.Logf("a write took %v after the leader's disk stalled", time.Since(began))
+	watched("while it stalls")
+	told := time.Since(began)
+	t.Logf("a watch told of it %v after the leader's disk stalled", told)
+	if told > watchWait {
+		t.Errorf("a watch told of it only %v after the leader's disk stalled", told)
+	}
 	if kv, err := cl.Get(ctx, key); err != nil || string(kv.Value) != "while it stalls" {
 		t.Errorf("get: %+v, %v", kv, err)
 	}
@@ -91,6 +133,7 @@ func TestStallingDisk(t *testing.T) {
 	thaw()
 	c.WaitHealthy(startWait)
 	put("after")
+	watched("after")
 	if kv, err := cl.Get(ctx, key); err != nil || string(kv.Value) != "after" {
 		t.Errorf("get: %+v, %v", kv, err)
 	}
