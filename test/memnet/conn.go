@@ -53,7 +53,8 @@ type half struct {
 	last     time.Time // when the last segment arrives
 	finished bool      // the writer has closed; everything in segments comes first
 	finishAt time.Time // when that arrives
-	gone     bool      // the reader has closed
+	gone     bool      // the reader has closed; what is written is lost
+	goneAt   time.Time // when the news of that arrives
 	err      error     // reset
 }
 
@@ -137,23 +138,28 @@ func (h *half) read(p []byte) (n int, wait time.Duration, err error) {
 	return 0, 0, nil
 }
 
-// write puts as much of p as there is room for.
+// write puts as much of p as there is room for. It fails no earlier than the other
+// direction has ended for its reader, as with TCP: gRPC tries again without a pause
+// to send on a connection that takes nothing until it reads why.
 func (h *half) write(p []byte) (int, error) {
 	_, latency := h.link.state()
 	cut, _ := h.reverse.state()
+	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case h.err != nil:
 		return 0, h.err
-	case h.gone && !cut:
+	case h.gone && !cut && !h.goneAt.After(now):
 		return 0, syscall.EPIPE
+	case h.gone:
+		return len(p), nil
 	}
 	n := min(len(p), bufferBytes-h.held)
 	if n == 0 {
 		return 0, nil
 	}
-	if at := time.Now().Add(latency); at.After(h.last) {
+	if at := now.Add(latency); at.After(h.last) {
 		h.last = at
 	}
 	h.segments = append(h.segments, segment{append([]byte(nil), p[:n]...), h.last})
@@ -250,11 +256,12 @@ func (c *Conn) Close() error {
 		if c.out.last.After(c.out.finishAt) {
 			c.out.finishAt = c.out.last
 		}
+		arrives := c.out.finishAt
 		c.out.mu.Unlock()
 		c.out.readable.set()
 
 		c.in.mu.Lock()
-		c.in.gone = true
+		c.in.gone, c.in.goneAt = true, arrives
 		c.in.segments, c.in.held = nil, 0
 		c.in.mu.Unlock()
 		c.in.writable.set()

@@ -115,6 +115,40 @@ func TestBlockHoldsCloseAndDial(t *testing.T) {
 	})
 }
 
+// TestCloseIsNewsForBoth has a close arrive for those who write when it does for
+// those who read: no write fails while a read still waits, which gRPC would go round
+// in circles over, while time stands still.
+func TestCloseIsNewsForBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		n.SetDefaultLatency(30 * time.Millisecond)
+		a, b := connect(t, n)
+		defer a.Close()
+		write(t, b, "last")
+		b.Close()
+		closed := time.Now()
+		var reading sync.WaitGroup
+		reading.Go(func() {
+			expect(t, a, "last")
+			if _, err := a.Read(make([]byte, 1)); err != io.EOF { //nolint:errorlint // net.Conn gives it unwrapped
+				t.Errorf("read: %v", err)
+			}
+			if d := time.Since(closed); d != 30*time.Millisecond {
+				t.Errorf("the close was read after %v", d)
+			}
+		})
+		for range 3 {
+			write(t, a, "lost")
+			time.Sleep(9 * time.Millisecond)
+		}
+		write(t, a, string(make([]byte, 1<<20)))
+		reading.Wait()
+		if _, err := a.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("write after the close arrived: %v", err)
+		}
+	})
+}
+
 func TestLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
@@ -235,7 +269,7 @@ func expect(t *testing.T, c net.Conn, s string) {
 	t.Helper()
 	b := make([]byte, len(s))
 	if _, err := io.ReadFull(c, b); err != nil || string(b) != s {
-		t.Fatalf("read %q: %v", b, err)
+		t.Errorf("read %q: %v", b, err)
 	}
 }
 
