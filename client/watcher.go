@@ -267,7 +267,7 @@ func (w *watcher) advance(at uint64) {
 		w.notify() // while it was not waited for
 	}
 	for _, sub := range behind {
-		sub.stream.advance(sub.feed, at, w)
+		sub.stream.advance(sub, at)
 	}
 }
 

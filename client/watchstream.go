@@ -118,10 +118,16 @@ func (s *watchStream) send(shard uint32, req *kvdpb.WatchRequest) {
 	poke(s.wake)
 }
 
-// advance asks for a feed to be complete up to a revision, 0: the present, and has the
-// watcher woken when it has come further.
-func (s *watchStream) advance(f *watchFeed, at uint64, w *watcher) {
+// advance asks for the feed of a watch to be complete up to a revision, 0: the present,
+// and has the watcher woken when it has come further. A watch that has ended, whose
+// watcher knows, asks for nothing.
+func (s *watchStream) advance(sub *subscription, at uint64) {
+	f, w := sub.feed, sub.part.watcher
 	s.mu.Lock()
+	if s.subs[sub.id] != sub {
+		s.mu.Unlock()
+		return
+	}
 	come := at != 0 && f.complete.Load() >= at // meanwhile
 	if !come {
 		f.waiting[w] = struct{}{}

@@ -16,7 +16,7 @@ import (
 func endIfStuck(limit time.Duration, command string) (stop func()) {
 	t := time.AfterFunc(limit, func() {
 		all := stacks()
-		os.Stderr.Write(all)
+		_, _ = os.Stderr.Write(all)
 		fmt.Fprintf(os.Stderr, "\na life has taken %v of real time, of which its clock waits for:\n\n%s\nto repeat: %s\n",
 			limit, awake(all), command)
 		os.Exit(2)
