@@ -90,7 +90,8 @@ func (x *Cache) Revision() uint64 {
 
 // Staleness bounds how old the cache is: whatever was acknowledged, by anyone, longer
 // ago is in it. It is about a second when all is well, and grows while shards have no
-// leader.
+// leader. Asked before Get, it holds for what Get then returns; afterwards the cache may
+// be younger than what was read.
 func (x *Cache) Staleness() time.Duration {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
