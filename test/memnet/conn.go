@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -27,7 +28,8 @@ type Conn struct {
 
 // pair makes both ends of a connection.
 func pair(from, to Addr, there, back *link) (dialer, acceptor *Conn) {
-	out, in := newHalf(there, back), newHalf(back, there)
+	out, in := newHalf(there), newHalf(back)
+	out.back, in.back = in, out
 	dialer = newConn(from, to, in, out)
 	acceptor = newConn(to, from, out, in)
 	return dialer, acceptor
@@ -42,10 +44,11 @@ func newConn(local, remote Addr, in, out *half) *Conn {
 
 // half is one direction of a connection.
 type half struct {
-	link    *link // the way of the bytes
-	reverse *link // the way of the news that nobody reads any more
+	link *link // the way of the bytes
+	back *half // the other direction
 
 	readable, writable flag
+	ended              atomic.Bool // its reader knows that the writer has closed
 
 	mu       sync.Mutex // guards the fields below
 	segments []segment
@@ -54,7 +57,6 @@ type half struct {
 	finished bool      // the writer has closed; everything in segments comes first
 	finishAt time.Time // when that arrives
 	gone     bool      // the reader has closed; what is written is lost
-	goneAt   time.Time // when the news of that arrives
 	err      error     // reset
 }
 
@@ -64,8 +66,8 @@ type segment struct {
 	at   time.Time
 }
 
-func newHalf(way, reverse *link) *half {
-	h := &half{link: way, reverse: reverse, readable: newFlag(), writable: newFlag()}
+func newHalf(way *link) *half {
+	h := &half{link: way, readable: newFlag(), writable: newFlag()}
 	way.mu.Lock()
 	way.halves[h] = struct{}{}
 	way.mu.Unlock()
@@ -133,24 +135,23 @@ func (h *half) read(p []byte) (n int, wait time.Duration, err error) {
 			return 0, h.finishAt.Sub(now), nil
 		}
 		h.readable.set()
+		h.ended.Store(true)
 		return 0, 0, io.EOF
 	}
 	return 0, 0, nil
 }
 
-// write puts as much of p as there is room for. It fails no earlier than the other
-// direction has ended for its reader, as with TCP: gRPC tries again without a pause
-// to send on a connection that takes nothing until it reads why.
+// write puts as much of p as there is room for. That the other end has closed it says
+// once that has been read: gRPC tries again without a pause to send on a connection
+// that takes nothing, until it reads why, and time would stand still.
 func (h *half) write(p []byte) (int, error) {
 	_, latency := h.link.state()
-	cut, _ := h.reverse.state()
-	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case h.err != nil:
 		return 0, h.err
-	case h.gone && !cut && !h.goneAt.After(now):
+	case h.gone && h.back.ended.Load():
 		return 0, syscall.EPIPE
 	case h.gone:
 		return len(p), nil
@@ -159,7 +160,7 @@ func (h *half) write(p []byte) (int, error) {
 	if n == 0 {
 		return 0, nil
 	}
-	if at := now.Add(latency); at.After(h.last) {
+	if at := time.Now().Add(latency); at.After(h.last) {
 		h.last = at
 	}
 	h.segments = append(h.segments, segment{append([]byte(nil), p[:n]...), h.last})
@@ -256,12 +257,11 @@ func (c *Conn) Close() error {
 		if c.out.last.After(c.out.finishAt) {
 			c.out.finishAt = c.out.last
 		}
-		arrives := c.out.finishAt
 		c.out.mu.Unlock()
 		c.out.readable.set()
 
 		c.in.mu.Lock()
-		c.in.gone, c.in.goneAt = true, arrives
+		c.in.gone = true
 		c.in.segments, c.in.held = nil, 0
 		c.in.mu.Unlock()
 		c.in.writable.set()
