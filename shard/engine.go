@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,14 +32,14 @@ const (
 // engine is one life of a raft.Raft object. A replica has one after another:
 // a raft that is stuck is replaced.
 type engine struct {
-	raft    *raft.Raft
-	began   time.Time
-	group   *transport.Group
-	notify  chan bool
-	drained chan struct{} // closed when nobody reads notify any more
-	stopped sync.Once
-	gone    chan struct{} // closed when raft answers nothing any more
-	stopErr error         // set before gone is closed
+	raft     *raft.Raft
+	began    time.Time
+	group    *transport.Group
+	notify   chan bool
+	drained  chan struct{} // closed when nobody reads notify any more
+	stopping atomic.Bool
+	gone     chan struct{} // closed when raft answers nothing any more
+	stopErr  error         // set before gone is closed
 }
 
 // startEngine runs raft over the replica's log and store.
@@ -147,22 +146,24 @@ func guarded(f func() error) error {
 
 // stop ends raft and waits for it. The error, ErrStuck, says that it still runs.
 func (e *engine) stop() error {
-	e.stopped.Do(func() {
-		defer close(e.gone)
-		// No late message may meet a raft or a store that is going.
-		if e.stopErr = e.group.Close(); e.stopErr != nil {
-			return
-		}
-		go func() {
-			_ = e.raft.Shutdown().Error()
-			close(e.notify)
-		}()
-		select {
-		case <-e.drained:
-		case <-time.After(stopTimeout):
-			e.stopErr = ErrStuck
-		}
-	})
+	if e.stopping.Swap(true) {
+		<-e.gone
+		return e.stopErr
+	}
+	defer close(e.gone)
+	// No late message may meet a raft or a store that is going.
+	if e.stopErr = e.group.Close(); e.stopErr != nil {
+		return e.stopErr
+	}
+	go func() {
+		_ = e.raft.Shutdown().Error()
+		close(e.notify)
+	}()
+	select {
+	case <-e.drained:
+	case <-time.After(stopTimeout):
+		e.stopErr = ErrStuck
+	}
 	return e.stopErr
 }
 
