@@ -327,6 +327,17 @@ func (s *Store) endBatch() {
 	s.mu.Unlock()
 }
 
+// surplus reports whether at least half of the history in the file could go: it goes
+// with a checkpoint, and where little is written the next one may be far.
+func (s *Store) surplus() bool {
+	state, dropped := s.published.Load(), s.durable.Load().KeepSince
+	if dropped == 0 || state.KeepSince <= dropped {
+		return false
+	}
+	gone, kept := segmentOf(state.KeepSince)-segmentOf(dropped), segmentOf(max(state.Revision, state.KeepSince))-segmentOf(state.KeepSince)
+	return gone > 0 && gone >= kept
+}
+
 // applied does what follows from a batch: waits end, memory is accounted for,
 // a checkpoint is asked for when there is reason.
 func (s *Store) applied() {
@@ -334,7 +345,7 @@ func (s *Store) applied() {
 	active := s.view.Load().active
 	size := active.bytes.Load()
 	s.charge(active, size)
-	if b := s.config.Budget; size >= b.config.MemtableBytes || s.toWrite(active) >= b.pressure {
+	if b := s.config.Budget; size >= b.config.MemtableBytes || s.toWrite(active) >= b.pressure || s.surplus() {
 		s.requestCheckpoint()
 	} else {
 		s.checkpoint.stir()

@@ -174,6 +174,7 @@ type SnapshotMeta struct {
 	Configuration      []byte
 	ConfigurationIndex uint64
 	Revision           uint64 // last revision that it contains
+	KeepSince          uint64 // segments below are not in it
 	Size               int64  // of the stream, in bytes
 }
 
@@ -181,6 +182,6 @@ func (s *snapshot) meta(size int64) SnapshotMeta {
 	return SnapshotMeta{
 		Index: s.AppliedIndex, Term: s.AppliedTerm,
 		Configuration: s.Configuration, ConfigurationIndex: s.ConfigurationIndex,
-		Revision: s.Revision, Size: size,
+		Revision: s.Revision, KeepSince: s.KeepSince, Size: size,
 	}
 }
