@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -35,8 +36,12 @@ func (c *Client) compact(ctx context.Context, what Compaction) (oldest uint64, e
 	if err != nil {
 		return 0, err
 	}
+	return c.compactShards(ctx, t.owning, what)
+}
+
+func (c *Client) compactShards(ctx context.Context, shards []*shard, what Compaction) (oldest uint64, err error) {
 	var mu sync.Mutex // guards oldest
-	err = onShards(t.owning, func(sh *shard, _ func() bool) error {
+	err = onShards(shards, func(sh *shard, _ func() bool) error {
 		return c.askLeader(ctx, sh, func(ctx context.Context, at target) (*kvdpb.ResponseHeader, error) {
 			resp, err := at.kv.Compact(ctx, &kvdpb.CompactRequest{
 				Header: at.header, Revision: what.Before, KeepMs: uint64(what.Keep.Milliseconds()),
@@ -48,4 +53,20 @@ func (c *Client) compact(ctx context.Context, what Compaction) (oldest uint64, e
 		})
 	})
 	return oldest, err
+}
+
+// overall has the error of a read of a span, if it is a *CompactedError, which one shard
+// has given, tell what can be read in all of them.
+func (c *Client) overall(ctx context.Context, sp span, err error) error {
+	var compacted *CompactedError
+	if !errors.As(err, &compacted) {
+		return err
+	}
+	shards, mapErr := c.shardsOf(ctx, sp)
+	if mapErr != nil || len(shards) == 1 {
+		return err
+	}
+	// Nothing lies before the first revision: it drops nothing, and tells.
+	oldest, _ := c.compactShards(ctx, shards, Compaction{Before: 1})
+	return &CompactedError{Oldest: max(compacted.Oldest, oldest)}
 }

@@ -131,8 +131,8 @@ func (e *ConditionError) Error() string {
 // Is makes errors.Is find ErrConditionFailed.
 func (e *ConditionError) Is(target error) bool { return target == ErrConditionFailed }
 
-// CompactedError is the ErrCompacted of a read. Oldest is the oldest revision
-// that can be read.
+// CompactedError is the ErrCompacted of a read, or of a watch. Oldest is the oldest
+// revision that can be read: of all shards that were to be, if they could be asked.
 type CompactedError struct {
 	Oldest uint64
 }

@@ -74,7 +74,11 @@ func (c *Client) GetWithInfo(ctx context.Context, key string, opts ...GetOption)
 	for _, opt := range opts {
 		opt.applyGet(&o)
 	}
-	if err := checkKeyValue(key, nil); err != nil {
+	err := checkKeyValue(key, nil)
+	if err == nil {
+		err = o.check()
+	}
+	if err != nil {
 		return GetResult{}, &Error{Op: "get", Key: key, Err: err}
 	}
 	return c.get(ctx, key, &o)
@@ -218,7 +222,7 @@ func (c *Client) afterCall(r *retry, cl *call, sh *shard, st *seat) error {
 	} else {
 		o = localOutcome(a.local, a.cause, a.sent)
 	}
-	if cl.kind == opGet && cl.get.Revision != 0 {
+	if cl.kind == opGet && cl.get.Revision > c.revision.Load() { // else some node has told of it, and all will
 		o.refuseAhead()
 	}
 	c.renew(r, cl, &o)

@@ -38,12 +38,15 @@ func (c *Client) GetMany(ctx context.Context, keys []string, opts ...GetOption) 
 	}
 	res, err := c.getMany(ctx, keys, o)
 	if err != nil {
-		return GetManyResult{}, &Error{Op: "get many", Err: err}
+		return GetManyResult{}, &Error{Op: "get many", Err: c.overall(ctx, span{}, err)}
 	}
 	return res, nil
 }
 
 func (c *Client) getMany(ctx context.Context, keys []string, o getOptions) (res GetManyResult, err error) {
+	if err := o.check(); err != nil {
+		return res, err
+	}
 	if len(keys) > MaxGetMany {
 		return res, tooLarge(ErrMessageTooLarge, len(keys), MaxGetMany)
 	}

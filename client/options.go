@@ -43,6 +43,13 @@ type getOptions struct {
 	at       uint64
 }
 
+func (o *getOptions) check() error {
+	if o.stale && o.at != 0 {
+		return &explainedError{kind: ErrInvalid, message: "what was there at a revision is the same for ever, and a replica may not know it yet: leave Stale out, or the revision"}
+	}
+	return nil
+}
+
 type rangeOptions struct {
 	getOptions
 	prefix    string
@@ -116,7 +123,7 @@ func (r atRevision) applyGet(o *getOptions)     { o.at = uint64(r) }
 func (r atRevision) applyRange(o *rangeOptions) { o.at = uint64(r) }
 
 // AtRevision reads what was there at revision rev; 0 means now. It fails with a
-// *CompactedError when history no longer reaches back so far.
+// *CompactedError when history no longer reaches back so far. It contradicts Stale.
 func AtRevision(rev uint64) ReadOption { return atRevision(rev) }
 
 // RevisionAt returns the revision that stands for a time, by the clocks of the
@@ -158,7 +165,7 @@ func Info(info *RangeInfo) RangeOption { return rangeOption(func(o *rangeOptions
 
 // PageToken continues a RangePage where the page that returned the token ended,
 // at the same revisions. The other options must be those of that page; Limit
-// may differ.
+// may differ, and AtRevision means nothing.
 func PageToken(token string) RangeOption {
 	return rangeOption(func(o *rangeOptions) { o.token = token })
 }

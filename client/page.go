@@ -21,7 +21,7 @@ func (c *Client) RangePage(ctx context.Context, opts ...RangeOption) (Page, erro
 	o := gatherRange(opts)
 	page, err := c.rangePage(ctx, &o)
 	if err != nil {
-		return Page{}, &Error{Op: "range", Key: o.start(), Err: err}
+		return Page{}, &Error{Op: "range", Key: o.start(), Err: c.overall(ctx, o.span(), err)}
 	}
 	return page, nil
 }
@@ -73,7 +73,7 @@ func (c *Client) rangePage(ctx context.Context, o *rangeOptions) (Page, error) {
 	return page, nil
 }
 
-// fingerprint stands for the options that a token holds for.
+// fingerprint stands for the options that a token holds for. It has revisions itself.
 func (o *rangeOptions) fingerprint() uint32 {
 	var flags byte
 	for i, on := range []bool{o.reverse, o.keysOnly, o.stale} {
@@ -82,7 +82,6 @@ func (o *rangeOptions) fingerprint() uint32 {
 		}
 	}
 	b := []byte{flags}
-	b = binary.AppendUvarint(b, o.at)
 	for _, s := range []string{o.prefix, o.from, o.to} {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)

@@ -26,7 +26,7 @@ func (c *Client) Range(ctx context.Context, opts ...RangeOption) iter.Seq2[KeyVa
 	return func(yield func(KeyValue, error) bool) {
 		err := c.rangeEach(ctx, &o, func(kv KeyValue) bool { return yield(kv, nil) })
 		if err != nil {
-			yield(KeyValue{}, &Error{Op: "range", Key: o.start(), Err: err})
+			yield(KeyValue{}, &Error{Op: "range", Key: o.start(), Err: c.overall(ctx, o.span(), err)})
 		}
 	}
 }
@@ -73,7 +73,7 @@ func (c *Client) Count(ctx context.Context, opts ...RangeOption) (CountResult, e
 		_, err = s.next() // there are no keys: it goes through all answers
 	}
 	if err != nil {
-		return res, &Error{Op: "count", Key: o.start(), Err: err}
+		return res, &Error{Op: "count", Key: o.start(), Err: c.overall(ctx, o.span(), err)}
 	}
 	return CountResult{Count: s.count, RangeInfo: s.info}, nil
 }
@@ -129,6 +129,9 @@ func (c *Client) scan(ctx context.Context, o *rangeOptions, revisions map[uint32
 	}
 	if o.limit < 0 {
 		return nil, &explainedError{kind: ErrInvalid, message: "negative limit"}
+	}
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	sp := o.span()
 	if err := checkSpan(sp); err != nil {

@@ -137,7 +137,7 @@ func (c *Client) Watch(ctx context.Context, opts ...WatchOption) iter.Seq2[Updat
 	}
 	return func(yield func(Update, error) bool) {
 		if err := c.watch(ctx, &o, func(u Update) bool { return yield(u, nil) }); err != nil {
-			yield(Update{}, &Error{Op: "watch", Key: cmp.Or(o.key, o.start()), Err: err})
+			yield(Update{}, &Error{Op: "watch", Key: cmp.Or(o.key, o.start()), Err: c.overall(ctx, o.span(), err)})
 		}
 	}
 }

@@ -20,6 +20,9 @@ type wanted struct {
 // prepare makes the replica's store fit to be read. The duration is how old it may
 // be if that is not to matter.
 func (s *service) prepare(ctx context.Context, r *shard.Replica, w wanted) (time.Duration, error) {
+	if w.stale && w.at != 0 {
+		return 0, refuse(kvdpb.Reason_REASON_INVALID, "the read is stale and at a revision, which this replica may not know yet: leave one out")
+	}
 	if w.at != 0 {
 		if err := s.node.Clock().Observe(w.at); err != nil {
 			return 0, err

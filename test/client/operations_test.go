@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,7 +14,6 @@ import (
 	"github.com/kvd-io/kvd/cmd/kvctl/bench"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/server"
-	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/test/sim"
 )
 
@@ -426,113 +424,6 @@ func TestStale(t *testing.T) {
 		if got, err := cl.GetWithInfo(ctx, keys[0]); err != nil || got.Staleness != 0 {
 			t.Errorf("get: %+v, %v", got, err)
 		}
-	})
-}
-
-// TestCompacted reads the past until history no longer reaches back so far,
-// which is an error that says what is left.
-func TestCompacted(t *testing.T) {
-	const history = time.Minute
-	retention := shard.DefaultRetention
-	retention.History = history
-	inCluster(t, sim.Config{Retention: retention}, func(t *testing.T, c *sim.Cluster) {
-		cl, done := connect(t, c, client.Config{})
-		defer done()
-		ctx := within(t, time.Hour)
-		put := func(value string) uint64 {
-			t.Helper()
-			res, err := cl.Put(ctx, "key", []byte(value))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return res.Revision
-		}
-		first := put("1")
-		put("2")
-		if kv, err := cl.Get(ctx, "key", client.AtRevision(first)); err != nil || string(kv.Value) != "1" {
-			t.Fatalf("while it is kept: %+v, %v", kv, err)
-		}
-		// An idle shard writes nothing, so the floor moves with passing writes.
-		for range 10 {
-			time.Sleep(history / 4)
-			put("3")
-		}
-		_, err := cl.Get(ctx, "key", client.AtRevision(first))
-		var compacted *client.CompactedError
-		if !errors.Is(err, client.ErrCompacted) || !errors.As(err, &compacted) || compacted.Oldest <= first {
-			t.Fatalf("of what is gone: %v", err)
-		}
-		if kv, err := cl.Get(ctx, "key", client.AtRevision(compacted.Oldest)); err != nil || string(kv.Value) != "3" {
-			t.Fatalf("at the oldest revision: %+v, %v", kv, err)
-		}
-		for _, err := range cl.Range(ctx, client.AtRevision(first)) {
-			if !errors.Is(err, client.ErrCompacted) {
-				t.Fatalf("range of what is gone: %v", err)
-			}
-			return
-		}
-		t.Fatal("range of what is gone ended without an error")
-	})
-}
-
-// TestCompact drops history by hand, of all shards.
-func TestCompact(t *testing.T) {
-	inCluster(t, sim.Config{Shards: 3}, func(t *testing.T, c *sim.Cluster) {
-		cl, done := connect(t, c, client.Config{})
-		defer done()
-		ctx := within(t, time.Minute)
-		var revisions []uint64
-		for round := range 3 {
-			for i := range 20 {
-				if _, err := cl.Put(ctx, fmt.Sprintf("key%d", i), []byte(strconv.Itoa(round))); err != nil {
-					t.Fatal(err)
-				}
-			}
-			time.Sleep(time.Second)
-			var info client.RangeInfo
-			for _, err := range cl.Range(ctx, client.Info(&info)) {
-				if err != nil {
-					t.Fatal(err)
-				}
-			}
-			revisions = append(revisions, info.Revision)
-		}
-		for _, bad := range []client.Compaction{{Keep: -1}, {Keep: 1, Before: 1}} {
-			if _, err := cl.Compact(ctx, bad); !errors.Is(err, client.ErrInvalid) {
-				t.Errorf("compact %+v: %v", bad, err)
-			}
-		}
-		readable := func(from int) {
-			t.Helper()
-			for round, rev := range revisions {
-				n := 0
-				var err error
-				for kv, e := range cl.Range(ctx, client.AtRevision(rev)) {
-					if err = e; err == nil && string(kv.Value) == strconv.Itoa(round) {
-						n++
-					}
-				}
-				if round >= from && (err != nil || n != 20) {
-					t.Errorf("at the end of round %d: %d keys, %v", round, n, err)
-				}
-				if round < from && !errors.Is(err, client.ErrCompacted) {
-					t.Errorf("at the end of round %d: %v", round, err)
-				}
-			}
-		}
-		readable(0)
-		if oldest, err := cl.Compact(ctx, client.Compaction{Keep: time.Hour}); err != nil || oldest > revisions[0] {
-			t.Errorf("keep an hour: oldest %d, %v", oldest, err)
-		}
-		readable(0)
-		if oldest, err := cl.Compact(ctx, client.Compaction{Before: revisions[1]}); err != nil || oldest > revisions[1] {
-			t.Errorf("before %d: oldest %d, %v", revisions[1], oldest, err)
-		}
-		readable(1)
-		if oldest, err := cl.Compact(ctx, client.Compaction{}); err != nil || oldest > revisions[2] {
-			t.Errorf("all: oldest %d, %v", oldest, err)
-		}
-		readable(2)
 	})
 }
 
