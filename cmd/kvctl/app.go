@@ -156,25 +156,50 @@ func parseEndpoints(list []string) ([]string, error) {
 	return endpoints, nil
 }
 
-// call runs do with a client and within the timeout.
+// call runs do with a client and within the timeout; 0: until it is interrupted.
 func (a *app) call(cmd *cobra.Command, timeout time.Duration, do func(context.Context, *client.Client) error) error {
 	if a.timeout > 0 {
 		timeout = a.timeout
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-	defer cancel()
+	ctx := cmd.Context()
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
 	c, err := client.New(client.Config{Endpoints: a.endpoints})
 	if err != nil {
 		return err
 	}
 	err = do(ctx, c)
+	if late := errors.Is(err, client.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded); late && cmd.Context().Err() == nil {
+		err = a.whoAnswers(cmd.Context(), c, err)
+	}
 	if closeErr := c.Close(); err == nil && closeErr != nil {
 		err = fmt.Errorf("close client: %w", closeErr)
 	}
-	if err != nil && errors.Is(err, client.ErrUnavailable) {
-		err = fmt.Errorf("%w (endpoints %s)", err, strings.Join(a.endpoints, ","))
-	}
 	return err
+}
+
+// answerTimeout is how long nodes have, after a failure, to show that they are there.
+const answerTimeout = time.Second
+
+// noLeaderError is the failure of a call though nodes answer: what is missing is the
+// leader of a shard.
+type noLeaderError struct{ err error }
+
+func (e *noLeaderError) Error() string { return e.err.Error() }
+func (e *noLeaderError) Unwrap() error { return e.err }
+
+// whoAnswers has the error of a call that nobody has answered in time tell whether there
+// are nodes at all.
+func (a *app) whoAnswers(ctx context.Context, c *client.Client, err error) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	if _, mapErr := c.Map(ctx); mapErr == nil {
+		return &noLeaderError{err}
+	}
+	return fmt.Errorf("%w (endpoints %s)", err, strings.Join(a.endpoints, ","))
 }
 
 // usageArgs makes the complaints of an argument check usage errors.

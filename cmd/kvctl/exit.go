@@ -40,6 +40,8 @@ var (
 	// errNothing ends a command whose (empty) answer has been printed: there
 	// was nothing to return.
 	errNothing = errors.New("no keys in this range")
+	// errNoVersions ends a history, likewise.
+	errNoVersions = errors.New("no versions of this key are kept")
 	// errUnhealthy ends a check whose findings have been printed.
 	errUnhealthy = errors.New("check failed")
 	// errDifferent and errNotCompared end a check of replicas, likewise.
@@ -57,7 +59,7 @@ func exitStatus(err error) int {
 		return exitUsage
 	case errors.Is(err, client.ErrConditionFailed):
 		return exitConditionNot
-	case errors.Is(err, client.ErrNotFound), errors.Is(err, errNothing):
+	case errors.Is(err, client.ErrNotFound), errors.Is(err, errNothing), errors.Is(err, errNoVersions):
 		return exitNothingThere
 	default:
 		return exitFailed
@@ -84,6 +86,7 @@ func nextStep(command string, err error) string {
 	var file *fs.PathError
 	var exists *existsError
 	var run *commandError
+	var noLeader *noLeaderError
 	switch {
 	case errors.As(err, &usage):
 		return fmt.Sprintf("see '%s --help'", command)
@@ -95,6 +98,8 @@ func nextStep(command string, err error) string {
 		return "see which keys there are: kvctl range --keys-only --prefix P"
 	case errors.Is(err, errNothing):
 		return "see which keys there are: kvctl range --keys-only --limit 10"
+	case errors.Is(err, errNoVersions):
+		return "see which keys there are: kvctl range --keys-only --prefix P"
 	case errors.Is(err, errUnhealthy):
 		return "see 'kvctl status' and the logs of the nodes named above"
 	case errors.Is(err, errDifferent):
@@ -107,6 +112,8 @@ func nextStep(command string, err error) string {
 		return "the write is done: do not repeat it"
 	case errors.As(err, &run):
 		return fmt.Sprintf("go on with --from-revision %d", run.revision)
+	case errors.As(err, &compacted) && strings.HasSuffix(command, " watch"):
+		return fmt.Sprintf("what changed before is lost: go on with --from-revision %d, or see what there is first with --initial", compacted.Oldest)
 	case errors.As(err, &compacted):
 		return fmt.Sprintf("read at revision %d or later", compacted.Oldest)
 	case errors.Is(err, client.ErrRevisionAhead):
@@ -127,6 +134,8 @@ func nextStep(command string, err error) string {
 		return "this is a defect in kvd: please report it with the node's log"
 	case errors.Is(err, context.Canceled):
 		return "interrupted"
+	case errors.As(err, &noLeader):
+		return "nodes answer, but nobody leads the shard, perhaps for want of a majority of its nodes: see 'kvctl check health', or wait longer with --timeout"
 	case errors.Is(err, client.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return "is kvd running there? check --endpoints; if it is, see 'kvctl check health' or wait longer with --timeout"
 	default:

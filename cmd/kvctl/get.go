@@ -28,7 +28,11 @@ func (f *readFlags) check(cmd *cobra.Command) error {
 	if cmd.Flags().Changed("revision") && f.revision == 0 {
 		return usagef("--revision is 0: revisions begin at 1")
 	}
-	if f.past = cmd.Flags().Changed("as-of"); !f.past {
+	f.past = cmd.Flags().Changed("as-of")
+	if f.stale && (f.past || f.revision != 0) {
+		return usagef("--stale contradicts --revision and --as-of: what was there then is the same for ever")
+	}
+	if !f.past {
 		return nil
 	}
 	if f.asOf < 0 {

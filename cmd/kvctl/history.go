@@ -65,7 +65,7 @@ func (a *app) history(ctx context.Context, c *client.Client, key string, limit i
 		return err
 	}
 	if len(versions) == 0 {
-		return errNothing
+		return errNoVersions
 	}
 	return nil
 }

@@ -15,9 +15,6 @@ import (
 	"github.com/kvd-io/kvd/client"
 )
 
-// noTimeout is that of a watch, which ends when it is interrupted.
-const noTimeout = 100 * 365 * 24 * time.Hour
-
 type watchFlags struct {
 	key         string
 	oneKey      bool
@@ -50,7 +47,7 @@ func (a *app) newWatch() *cobra.Command {
 			if err := f.check(cmd, args, a.output); err != nil {
 				return err
 			}
-			return a.call(cmd, noTimeout, func(ctx context.Context, c *client.Client) error { return a.watch(ctx, c, &f) })
+			return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error { return a.watch(ctx, c, &f) })
 		},
 	}
 	cmd.Flags().StringVar(&f.prefix, "prefix", "", "keys that begin with `P`")
@@ -58,7 +55,7 @@ func (a *app) newWatch() *cobra.Command {
 	cmd.Flags().StringVar(&f.end, "end", "", "keys before `E`")
 	cmd.Flags().Uint64Var(&f.from, "from-revision", 0, "changes from revision `R` on, R included (0: from now on)")
 	cmd.Flags().BoolVar(&f.initial, "initial", false, "first what is there, as of one instant, then the changes since")
-	cmd.Flags().BoolVar(&f.prev, "prev", false, "with what each change superseded (-o json)")
+	cmd.Flags().BoolVar(&f.prev, "prev", false, "with what each change superseded, up to 4 MiB a revision and as far as history is kept (-o json)")
 	cmd.Flags().BoolVar(&f.putsOnly, "puts-only", false, "no deletions")
 	cmd.Flags().BoolVar(&f.deletesOnly, "deletes-only", false, "only deletions")
 	cmd.Flags().DurationVar(&f.progress, "progress", 0, "with -o json, tell at least so often up to which revision all has been told")
@@ -91,8 +88,8 @@ func (f *watchFlags) check(cmd *cobra.Command, args []string, output string) err
 		return usagef("--limit is %d: must not be negative", f.limit)
 	case f.progress < 0:
 		return usagef("--progress is %s: must not be negative", f.progress)
-	case f.end != "" && f.end <= f.start:
-		return usagef("the range is empty: its end %q is not after its start %q", f.end, f.start)
+	case f.end != "" && f.end <= max(f.start, f.prefix), f.prefix != "" && f.start > f.prefix && !strings.HasPrefix(f.start, f.prefix):
+		return usagef("the range is empty: no key lies in all of --prefix %q, --start %q and --end %q", f.prefix, f.start, f.end)
 	case output == outputTable:
 		return usagef("a watch has no end at which a table could be lined up: use -o text or json")
 	case output != outputJSON && (f.prev || f.progress > 0) && len(f.command) == 0:
@@ -121,9 +118,13 @@ func (f *watchFlags) options() []client.WatchOption {
 	return opts
 }
 
-// watch watches until it is interrupted, which is its proper end, as is --timeout. It
-// goes on where it was when its output or the command is slower than the changes.
+// watch watches until it is interrupted, which is its proper end, as is --timeout, once
+// a node has been found. It goes on where it was when its output or the command is
+// slower than the changes.
 func (a *app) watch(ctx context.Context, c *client.Client, f *watchFlags) error {
+	if _, err := c.Map(ctx); err != nil {
+		return err
+	}
 	w := &watchWriter{app: a, flags: f}
 	for {
 		err := w.follow(ctx, c)
@@ -132,7 +133,7 @@ func (a *app) watch(ctx context.Context, c *client.Client, f *watchFlags) error 
 		case errors.As(err, &slow):
 			f.initial, f.from = false, slow.Revision+1
 			continue
-		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		case err == nil, ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			if w.told != 0 {
 				fmt.Fprintf(a.stderr, "kvctl: all is told up to revision %d: go on with --from-revision %d\n", w.told, w.told+1)
 			}
@@ -155,11 +156,12 @@ func (w *watchWriter) follow(ctx context.Context, c *client.Client) error {
 		if err != nil {
 			return err
 		}
-		for _, e := range u.Events {
+		for i, e := range u.Events {
 			if err := w.tell(ctx, e, u.Initial); err != nil {
 				return err
 			}
 			if w.count++; w.count == w.flags.limit {
+				w.reached(u, i+1)
 				return nil
 			}
 		}
@@ -174,6 +176,17 @@ func (w *watchWriter) follow(ctx context.Context, c *client.Client) error {
 		}
 	}
 	return nil
+}
+
+// reached notes how far all is told, with the first events of an update.
+func (w *watchWriter) reached(u client.Update, told int) {
+	switch {
+	case told == len(u.Events):
+		w.told = u.Revision
+	case u.Initial: // the rest has older revisions, too
+	default:
+		w.told = u.Events[told].KV.ModRevision - 1
+	}
 }
 
 // eventJSON is an event as JSON shows it.

@@ -19,6 +19,11 @@ func testRevision(t *testing.T, k *kvctl, _ *cluster.Cluster) {
 	same(t, "range then", k.ok(t, "range", "--prefix", "rev/", "--revision", first), "rev/k\t1\n")
 	k.run(t, "get", "rev/k", "--revision", "9007199254740000").want(t, statusFailed, "ahead")
 	k.run(t, "get", "rev/k", "--revision", "1").want(t, statusNothingThere)
+	k.ok(t, "put", "rev/l", "1")
+	token, _ := k.json(t, "range", "--prefix", "rev/", "--as-of", "0s", "--limit", "1")["next_token"].(string)
+	k.ok(t, "put", "rev/l", "2")
+	same(t, "next page", k.ok(t, "range", "--prefix", "rev/", "--as-of", "0s", "--limit", "1", "--token", token), "rev/l\t1\n")
+	k.run(t, "range", "--stale", "--revision", first).want(t, statusUsage, "--stale")
 }
 
 func testWatch(t *testing.T, k *kvctl, _ *cluster.Cluster) {
@@ -59,6 +64,10 @@ func testWatch(t *testing.T, k *kvctl, _ *cluster.Cluster) {
 	}
 	k.run(t, "watch", "a", "--from-revision", "9007199254740000").want(t, statusFailed, "ahead")
 	k.run(t, "watch", "").want(t, statusFailed, "empty key")
+	k.run(t, "watch", "--prefix", "a", "--start", "b").want(t, statusUsage, "empty")
+	k.run(t, "watch", "watch/b", "--from-revision", from, "--limit", "1").want(t, statusDone, "go on with --from-revision ")
+	nobody := newKvctl(t, "127.0.0.1:1")
+	nobody.run(t, "watch", "watch/b", "--timeout", "1s").want(t, statusFailed, "is kvd running there?")
 
 	// It ends well when its time is over, or it is interrupted, and says how to go on.
 	ended := k.run(t, "watch", "watch/b", "--from-revision", from, "--timeout", "2s")
@@ -123,14 +132,15 @@ func TestKvctlCompact(t *testing.T) {
 	k.ok(t, "del", "k")
 	k.ok(t, "put", "k", "4")
 	wantHistory(t, k, "k", "put 4", "delete ", "put 3", "put 2")
-	k.run(t, "history", "nobody").want(t, statusNothingThere)
+	k.run(t, "history", "nobody").want(t, statusNothingThere, "no versions")
 	if lines := strings.Count(k.ok(t, "history", "k", "--limit", "2"), "\n"); lines != 2 {
 		t.Errorf("%d versions, want 2", lines)
 	}
 	k.ok(t, "compact")
 	wantHistory(t, k, "k", "put 4")
 	k.ok(t, "put", "k", "3")
-	k.run(t, "get", "k", "--revision", second).want(t, statusFailed, "compacted")
+	k.run(t, "get", "k", "--revision", second).want(t, statusFailed, "compacted", "read at revision")
+	k.run(t, "watch", "k", "--from-revision", second).want(t, statusFailed, "compacted", "--initial")
 	same(t, "value now", k.ok(t, "get", "k"), "3")
 	for _, args := range [][]string{{"0"}, {"x"}, {"1", "2"}, {"--keep", "-1s"}, {"--keep", "1s", "5"}} {
 		k.run(t, append([]string{"compact"}, args...)...).want(t, statusUsage)
