@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -177,10 +178,10 @@ func envName(setting string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(setting, "-", "_"))
 }
 
-// foreignEnv are beginnings of KVD_ variables that are not ours to judge: those
-// of scripts/cluster.sh, and those that Kubernetes gives every container beside
-// a service called kvd.
-var foreignEnv = []string{"KVD_CLUSTER_", "KVD_SERVICE_", "KVD_PORT"}
+// foreignEnv are KVD_ variables that are not ours to judge: those of
+// scripts/cluster.sh, and those that Kubernetes gives every container beside services
+// called kvd, or kvd-something.
+var foreignEnv = regexp.MustCompile(`^KVD_(CLUSTER_DIR|(.+_)?SERVICE_(HOST|PORT.*)|(.+_)?PORT(_[0-9].*)?)$`)
 
 // flagValue is a flag whose text is parsed later, by its setting, as are the
 // texts from the environment and the file.
@@ -263,18 +264,9 @@ func readEnv(environ []string) (map[string]string, error) {
 		switch {
 		case known && value != "":
 			found[name] = value
-		case !known && !hasAnyPrefix(key, foreignEnv):
+		case !known && !foreignEnv.MatchString(key):
 			errs = append(errs, fmt.Errorf("%s: there is no such setting: unset it, or see 'kvd start --help' for the names", key))
 		}
 	}
 	return found, errors.Join(errs...)
-}
-
-func hasAnyPrefix(s string, prefixes []string) bool {
-	for _, p := range prefixes {
-		if strings.HasPrefix(s, p) {
-			return true
-		}
-	}
-	return false
 }
