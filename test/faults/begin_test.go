@@ -24,6 +24,9 @@ func (x *target) Begin(e schedule.Event) (end func() error, err error) {
 	case schedule.Slow:
 		x.delay(e.Node, e.Amount)
 		return func() error { x.delay(e.Node, 0); return nil }, nil
+	case schedule.Lossy:
+		x.lose(e.Node, e.Amount)
+		return func() error { x.lose(e.Node, 0); return nil }, nil
 	case schedule.Reset:
 		for _, other := range x.others(e.Node, true) {
 			x.links.Reset(x.cluster.Node(e.Node).Name, other)
@@ -31,7 +34,7 @@ func (x *target) Begin(e schedule.Event) (end func() error, err error) {
 		return nil, nil
 	case schedule.ClockJump, schedule.ClockStrobe:
 		return func() error { return x.skew(e.Node, -e.Amount) }, x.skew(e.Node, e.Amount)
-	case schedule.Stall, schedule.FullDisk, schedule.BadDisk:
+	case schedule.Stall, schedule.SlowDisk, schedule.FullDisk, schedule.BadDisk:
 		return x.beginDisk(e)
 	default:
 		return x.beginProcess(e)
@@ -126,6 +129,14 @@ func (x *target) delay(node int, by time.Duration) {
 	}
 }
 
+func (x *target) lose(node int, later time.Duration) {
+	victim := x.cluster.Node(node).Name
+	for _, other := range x.others(node, true) {
+		x.links.Lose(victim, other, later)
+		x.links.Lose(other, victim, later)
+	}
+}
+
 func (x *target) skew(node int, by time.Duration) error {
 	x.members[node].skew += by
 	return x.cluster.SkewClock(node, x.members[node].skew)
@@ -178,7 +189,7 @@ func (x *target) restart(victims []int) error {
 // beginDisk lets the disk of a node fail in some way.
 func (x *target) beginDisk(e schedule.Event) (end func() error, err error) {
 	switch e.Fault {
-	case schedule.Stall:
+	case schedule.Stall, schedule.SlowDisk:
 		x.members[e.Node].frozen = true
 		return func() error { return x.thaw(e.Node) }, x.disks[e.Node].Freeze()
 	case schedule.FullDisk:

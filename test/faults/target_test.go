@@ -38,14 +38,14 @@ const (
 
 // anywhere are the faults that need nothing of the machine.
 var anywhere = []schedule.Fault{
-	schedule.Partition, schedule.OneWay, schedule.Flap, schedule.Slow, schedule.Reset,
+	schedule.Partition, schedule.OneWay, schedule.Flap, schedule.Slow, schedule.Lossy, schedule.Reset,
 	schedule.Crash, schedule.Away, schedule.Restart, schedule.Pause, schedule.HandOver, schedule.BadDisk,
 	schedule.ClockJump, schedule.ClockStrobe,
 	schedule.CrashAll, schedule.RestartAll,
 }
 
 // withDisks are those that need disks of the nodes' own.
-var withDisks = []schedule.Fault{schedule.PowerCut, schedule.Stall, schedule.FullDisk, schedule.PowerCutAll}
+var withDisks = []schedule.Fault{schedule.PowerCut, schedule.Stall, schedule.SlowDisk, schedule.FullDisk, schedule.PowerCutAll}
 
 // target is a cluster of processes whose links are proxies and whose disks, if
 // the machine allows it, are file systems of their own. It implements

@@ -145,7 +145,7 @@ func (h *half) read(p []byte) (n int, wait time.Duration, err error) {
 // once that has been read: gRPC tries again without a pause to send on a connection
 // that takes nothing, until it reads why, and time would stand still.
 func (h *half) write(p []byte) (int, error) {
-	_, latency := h.link.state()
+	delay := h.link.delay()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -160,7 +160,7 @@ func (h *half) write(p []byte) (int, error) {
 	if n == 0 {
 		return 0, nil
 	}
-	if at := time.Now().Add(latency); at.After(h.last) {
+	if at := time.Now().Add(delay); at.After(h.last) {
 		h.last = at
 	}
 	h.segments = append(h.segments, segment{append([]byte(nil), p[:n]...), h.last})

@@ -2,8 +2,8 @@ package memnet
 
 import (
 	"context"
-
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
@@ -42,6 +42,7 @@ type link struct {
 	mu      sync.Mutex // guards the fields below
 	blocked bool
 	latency time.Duration
+	lost    time.Duration      // by which one message in lossOneIn comes later; 0: none
 	halves  map[*half]struct{} // open, to be woken when the link changes
 }
 
@@ -61,6 +62,19 @@ func (l *link) state() (blocked bool, latency time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.blocked, l.latency
+}
+
+// lossOneIn is how many messages there are to one that is lost on a lossy link.
+const lossOneIn = 10
+
+// delay draws how long a message takes.
+func (l *link) delay() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost > 0 && rand.IntN(lossOneIn) == 0 {
+		return l.latency + l.lost
+	}
+	return l.latency
 }
 
 // Host is a node's view of the network.
@@ -179,7 +193,7 @@ func (n *Network) Partition(a, b []string) {
 	}
 }
 
-// Heal unblocks everything.
+// Heal unblocks everything, and nothing is lost any more.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	links := make([]*link, 0, len(n.links))
@@ -188,7 +202,7 @@ func (n *Network) Heal() {
 	}
 	n.mu.Unlock()
 	for _, l := range links {
-		l.change(func() { l.blocked = false })
+		l.change(func() { l.blocked, l.lost = false, 0 })
 	}
 	n.mu.Lock()
 	n.wakeDialers()
@@ -217,6 +231,15 @@ func (n *Network) SetLatency(from, to string, d time.Duration) {
 	l := n.link(from, to)
 	n.mu.Unlock()
 	l.change(func() { l.latency = d })
+}
+
+// Lose has one message in ten from one host to another be lost and sent again: it, and
+// what follows it in its connection, comes so much later.
+func (n *Network) Lose(from, to string, later time.Duration) {
+	n.mu.Lock()
+	l := n.link(from, to)
+	n.mu.Unlock()
+	l.change(func() { l.lost = later })
 }
 
 // SetDefaultLatency sets the latency of all directions, present and future.

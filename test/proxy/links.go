@@ -106,6 +106,12 @@ func (l *Links) Delay(from, to string, by time.Duration) {
 	l.change(from, to, func(p *path) { p.delay = by })
 }
 
+// Lose has one piece in ten of what a host sends to another be lost and sent again: it,
+// and what follows it in its connection, comes so much later. 0: none.
+func (l *Links) Lose(from, to string, later time.Duration) {
+	l.change(from, to, func(p *path) { p.lost = later })
+}
+
 // Traffic is what has gone from one host to another, in bytes.
 type Traffic struct {
 	Sent      int64 // taken from the sender

@@ -197,6 +197,27 @@ func TestDelay(t *testing.T) {
 	receive(t, b, "later")
 }
 
+// TestLose has some of what is sent come late, in order all the same, and nothing be
+// missing.
+func TestLose(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.connect("a", "b")
+	const later = 20 * time.Millisecond
+	n.links.Lose("a", "b", later)
+	late := 0
+	for range 200 {
+		start := time.Now()
+		send(t, a, "on its way")
+		receive(t, b, "on its way")
+		if time.Since(start) >= later {
+			late++
+		}
+	}
+	if late == 0 || late == 200 {
+		t.Errorf("%d of 200 came late", late)
+	}
+}
+
 // TestReset breaks connections at both ends, also those that are held, and
 // later ones work.
 func TestReset(t *testing.T) {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ type path struct {
 	mu      sync.Mutex // guards what follows
 	blocked bool
 	delay   time.Duration
+	lost    time.Duration // by which one chunk in lossOneIn comes later; 0: none
 	changed chan struct{} // closed and replaced at each change
 
 	sent, delivered atomic.Int64 // bytes
@@ -28,9 +30,17 @@ func (p *path) change(f func(*path)) {
 	p.changed = make(chan struct{})
 }
 
+// lossOneIn is how many chunks there are to one that is lost on a lossy path.
+const lossOneIn = 10
+
 // pass returns when what was sent at a time has come along; an error if ctx
 // ends before.
 func (p *path) pass(ctx context.Context, sent time.Time) error {
+	p.mu.Lock()
+	if p.lost > 0 && rand.IntN(lossOneIn) == 0 {
+		sent = sent.Add(p.lost)
+	}
+	p.mu.Unlock()
 	for {
 		p.mu.Lock()
 		blocked, left, changed := p.blocked, time.Until(sent.Add(p.delay)), p.changed

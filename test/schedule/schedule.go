@@ -22,6 +22,7 @@ const (
 	OneWay    Fault = "one-way"   // each of its links is cut in one direction
 	Flap      Fault = "flap"      // a partition that comes and goes
 	Slow      Fault = "slow"      // messages from it and to it take Amount longer
+	Lossy     Fault = "lossy"     // one in ten of them is lost, and comes Amount later, as TCP has it
 	Reset     Fault = "reset"     // its connections break
 
 	Crash    Fault = "crash"     // its process ends at once, and comes back
@@ -31,6 +32,7 @@ const (
 	Pause    Fault = "pause"     // its process stands still
 	HandOver Fault = "hand-over" // it hands over what it leads
 	Stall    Fault = "stall"     // what it writes to its disk waits
+	SlowDisk Fault = "slow-disk" // stalls that come and go
 	FullDisk Fault = "full-disk" // its disk takes nothing more
 	BadDisk  Fault = "bad-disk"  // its disk fails every write
 
@@ -58,7 +60,7 @@ type Event struct {
 	// Inward tells for each node, and then for the clients, whether OneWay cuts
 	// the link from them, or the one to them.
 	Inward []bool
-	// Amount is the delay of Slow, or how far the clock is off.
+	// Amount is the delay of Slow and Lossy, or how far the clock is off.
 	Amount time.Duration
 }
 
@@ -109,6 +111,8 @@ const (
 	mostJump   = 2 * time.Hour
 	mostDelay  = 300 * time.Millisecond
 	leastDelay = time.Millisecond
+	mostLoss   = time.Second
+	leastLoss  = 200 * time.Millisecond // before Linux sends again
 
 	// Of what comes in rapid succession.
 	leastBeat, mostBeat = 20 * time.Millisecond, 400 * time.Millisecond
@@ -131,10 +135,10 @@ func Draw(rng *rand.Rand, c Config) Schedule {
 	all := d.sequence(All, clusterGap, nil, CrashAll, PowerCutAll, RestartAll)
 	s := slices.Clone(all)
 	for node := range c.Nodes {
-		s = append(s, d.sequence(node, nodeGap, all, Crash, Away, PowerCut, Restart, Pause, HandOver, Stall, FullDisk, BadDisk)...)
+		s = append(s, d.sequence(node, nodeGap, all, Crash, Away, PowerCut, Restart, Pause, HandOver, Stall, SlowDisk, FullDisk, BadDisk)...)
 		s = append(s, d.sequence(node, clockGap, nil, ClockJump, ClockStrobe)...)
 	}
-	s = append(s, d.sequence(anyNode, networkGap, nil, Partition, OneWay, Flap, Slow, Reset)...)
+	s = append(s, d.sequence(anyNode, networkGap, nil, Partition, OneWay, Flap, Slow, Lossy, Reset)...)
 	slices.SortStableFunc(s, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
 	return s
 }
@@ -160,14 +164,14 @@ func (d *drawer) sequence(node int, gap time.Duration, others []Event, among ...
 	for at := d.between(0, 2*gap); ; at += d.between(0, 2*gap) {
 		e := d.event(kinds[d.rng.IntN(len(kinds))], node)
 		e.At = at
-		if i := slices.IndexFunc(others, func(o Event) bool { return e.At <= o.end() && o.At <= e.end() }); i >= 0 {
+		if i := slices.IndexFunc(others, e.meets); i >= 0 {
 			at = others[i].end()
 			continue
 		}
 		if e.end() > d.Duration {
 			return s
 		}
-		if e.Fault != Flap && e.Fault != ClockStrobe {
+		if !e.Beats() {
 			s, at = append(s, e), e.end()
 			continue
 		}
@@ -177,12 +181,19 @@ func (d *drawer) sequence(node int, gap time.Duration, others []Event, among ...
 				e.Amount = d.between(-mostJump, mostJump)
 			}
 			at = e.end() + d.between(leastBeat, mostBeat)
-			if e.end() <= d.Duration {
+			if e.end() <= d.Duration && !slices.ContainsFunc(others, e.meets) {
 				s = append(s, e)
 			}
 		}
 	}
 }
+
+// Beats tells whether the event is one of several in rapid succession.
+func (e Event) Beats() bool {
+	return e.Fault == Flap || e.Fault == SlowDisk || e.Fault == ClockStrobe
+}
+
+func (e Event) meets(o Event) bool { return e.At <= o.end() && o.At <= e.end() }
 
 func (e Event) end() time.Duration { return e.At + e.For }
 
@@ -201,6 +212,8 @@ func (d *drawer) event(f Fault, node int) Event {
 		}
 	case Slow:
 		e.Amount = d.between(leastDelay, mostDelay)
+	case Lossy:
+		e.Amount = d.between(leastLoss, mostLoss)
 	case ClockJump:
 		e.Amount = d.between(-mostJump, mostJump)
 	case Away:

@@ -14,12 +14,12 @@ import (
 )
 
 var every = []Fault{
-	Partition, OneWay, Flap, Slow, Reset, Crash, Away, PowerCut, Restart, Pause, HandOver, Stall, FullDisk, BadDisk,
+	Partition, OneWay, Flap, Slow, Lossy, Reset, Crash, Away, PowerCut, Restart, Pause, HandOver, Stall, SlowDisk, FullDisk, BadDisk,
 	ClockJump, ClockStrobe, CrashAll, PowerCutAll, RestartAll,
 }
 
 var (
-	ofNetwork = []Fault{Partition, OneWay, Flap, Slow, Reset}
+	ofNetwork = []Fault{Partition, OneWay, Flap, Slow, Lossy, Reset}
 	ofClock   = []Fault{ClockJump, ClockStrobe}
 )
 

@@ -14,7 +14,7 @@ import (
 // Faults are those that a cluster in virtual time can be given. Its processes
 // cannot stand still, nor wait for a disk: time would stand still for all.
 var Faults = []schedule.Fault{
-	schedule.Partition, schedule.OneWay, schedule.Flap, schedule.Slow, schedule.Reset,
+	schedule.Partition, schedule.OneWay, schedule.Flap, schedule.Slow, schedule.Lossy, schedule.Reset,
 	schedule.Crash, schedule.Away, schedule.Restart, schedule.HandOver, schedule.BadDisk,
 	schedule.ClockJump, schedule.ClockStrobe,
 	schedule.CrashAll, schedule.RestartAll,
@@ -37,7 +37,7 @@ func (c *Cluster) Begin(e schedule.Event) (end func() error, err error) {
 		victims = victims[e.Node : e.Node+1]
 	}
 	switch e.Fault {
-	case schedule.Partition, schedule.Flap, schedule.OneWay, schedule.Slow, schedule.Reset:
+	case schedule.Partition, schedule.Flap, schedule.OneWay, schedule.Slow, schedule.Lossy, schedule.Reset:
 		c.disturb(victims[0], e)
 		return c.heal, nil
 	case schedule.Crash, schedule.Away, schedule.CrashAll:
@@ -185,6 +185,9 @@ func (c *Cluster) disturbLink(victim, other string, e schedule.Event, inward boo
 	case schedule.Slow:
 		c.Net.SetLatency(victim, other, e.Amount)
 		c.Net.SetLatency(other, victim, e.Amount)
+	case schedule.Lossy:
+		c.Net.Lose(victim, other, e.Amount)
+		c.Net.Lose(other, victim, e.Amount)
 	case schedule.Reset:
 		c.Net.Drop(victim, other)
 	default:

@@ -78,7 +78,7 @@ const rowRoused = 4
 
 // Begin implements schedule.Target.
 func (x rousing) Begin(e schedule.Event) (func() error, error) {
-	if e.Fault == schedule.Flap || e.Fault == schedule.ClockStrobe {
+	if e.Beats() {
 		x.often[e.Fault]++
 	}
 	if x.often[e.Fault]%rowRoused == 0 {
