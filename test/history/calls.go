@@ -23,6 +23,7 @@ const (
 	CallSwap     Call = "swap"
 	CallDelete   Call = "delete"
 	CallGetMany  Call = "get many"
+	CallPast     Call = "past read"
 	CallAppend   Call = "append"
 	CallCount    Call = "increment"
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,26 +85,70 @@ func (r *Recorder) Txns() []Txn {
 // a checker finds it.
 const Garbage = math.MinInt
 
-// Lists reads the lists at some keys at one instant, as a transaction, which is
-// recorded if it was answered.
-func (r *Recorder) Lists(ctx context.Context, cl *client.Client, client int, keys ...string) Txn {
+// Instant is what there was of some keys at a revision.
+type Instant struct {
+	Keys     []string // sorted; there are no others between the first and the last
+	Revision uint64
+	KVs      map[string]client.KeyValue
+}
+
+// Lists reads the lists at some keys at one instant, as a transaction, which is recorded
+// if it was answered. It reads them one by one, or as a range.
+func (r *Recorder) Lists(ctx context.Context, cl *client.Client, client int, asRange bool, keys ...string) (Txn, Instant) {
 	x := Txn{Client: client, Outcome: Failed, Call: r.Now()}
-	res, err := cl.GetMany(ctx, keys)
+	call := CallGetMany
+	if asRange {
+		call = CallRange
+	}
+	at, err := readInstant(ctx, cl, asRange, Instant{Keys: keys})
 	x.Return = r.Now()
-	r.Note(listWork, client, CallGetMany, err)
+	r.Note(listWork, client, call, err)
 	if err != nil {
-		return x
+		return x, at
 	}
 	x.Outcome = Done
 	for _, key := range keys {
 		read := MicroOp{Kind: Read, Key: key}
-		if kv, found := res.KVs[key]; found {
+		if kv, found := at.KVs[key]; found {
 			read.List = parseList(string(kv.Value))
 		}
 		x.Ops = append(x.Ops, read)
 	}
 	r.record(x)
-	return x
+	return x, at
+}
+
+// Again reads an instant again, and returns an error if it is another. That history no
+// longer reaches back so far is none.
+func (r *Recorder) Again(ctx context.Context, cl *client.Client, number int, asRange bool, at Instant) error {
+	now, err := readInstant(ctx, cl, asRange, at)
+	if errors.Is(err, client.ErrCompacted) {
+		now, err = at, nil
+	}
+	r.Note(listWork, number, CallPast, err)
+	if err == nil && !reflect.DeepEqual(now, at) {
+		return fmt.Errorf("client %d read %v at %v, and at the same revision now %v", number, at, r.Now(), now)
+	}
+	return nil
+}
+
+// readInstant reads the keys of an instant at its revision, 0: now.
+func readInstant(ctx context.Context, cl *client.Client, asRange bool, at Instant) (Instant, error) {
+	if !asRange {
+		res, err := cl.GetMany(ctx, at.Keys, client.AtRevision(at.Revision))
+		return Instant{Keys: at.Keys, Revision: res.Revision, KVs: res.KVs}, err
+	}
+	read := Instant{Keys: at.Keys, KVs: make(map[string]client.KeyValue)}
+	var info client.RangeInfo
+	opts := []client.RangeOption{client.From(at.Keys[0]), client.To(at.Keys[len(at.Keys)-1] + "\x00"), client.AtRevision(at.Revision), client.Info(&info)}
+	for kv, err := range cl.Range(ctx, opts...) {
+		if err != nil {
+			return read, err
+		}
+		read.KVs[kv.Key] = kv
+	}
+	read.Revision = info.Revision
+	return read, nil
 }
 
 // Append appends element to the list at key with two calls: it reads the list,

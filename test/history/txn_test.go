@@ -84,7 +84,7 @@ func work(ctx context.Context, rec *history.Recorder, cl *client.Client, worker 
 		// A deadline that comes early, perhaps between the two calls of an append.
 		callCtx, cancel := context.WithTimeout(ctx, time.Duration(rng.Int64N(int64(callWait))))
 		if rng.IntN(3) == 0 {
-			rec.Lists(callCtx, cl, worker, key)
+			rec.Lists(callCtx, cl, worker, false, key)
 		} else {
 			rec.Append(callCtx, cl, worker, key, int(element.Add(1)))
 		}
@@ -105,7 +105,7 @@ func readAll(t *testing.T, rec *history.Recorder, c *sim.Cluster) {
 			}
 			read[m.Key] = true
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-			if rec.Lists(ctx, cl, clients, m.Key).Outcome != history.Done {
+			if x, _ := rec.Lists(ctx, cl, clients, false, m.Key); x.Outcome != history.Done {
 				t.Errorf("%s could not be read at the end", m.Key)
 			}
 			cancel()

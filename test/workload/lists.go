@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,8 +13,9 @@ import (
 	"github.com/kvd-io/kvd/test/history"
 )
 
-// Lists appends to lists, which are on whatever shards, and reads all of them at
-// one instant. Every epoch has lists of its own, so that none gets long.
+// Lists appends to lists, which are on whatever shards, and reads some that lie next to
+// each other at one instant, one by one or as a range, and again later at the same
+// revision. Every epoch has lists of its own, so that none gets long.
 type Lists struct {
 	Recorder    *history.Recorder
 	Lists       int           // in use at a time
@@ -22,6 +24,9 @@ type Lists struct {
 	CallTimeout time.Duration
 
 	elements atomic.Int64 // that have been appended, anywhere
+
+	mu  sync.Mutex // guards err
+	err error      // the first read of the past that was not what it had been
 }
 
 func (w *Lists) keys(epoch time.Duration) []string {
@@ -34,26 +39,49 @@ func (w *Lists) keys(epoch time.Duration) []string {
 
 // Run is one client's work, until ctx ends.
 func (w *Lists) Run(ctx context.Context, cl *client.Client, number int, rng *rand.Rand) {
+	var past history.Instant
 	for rest(ctx, rng, w.Pause) {
 		keys := w.keys(w.Recorder.Now() / w.Epoch)
 		callCtx, cancel := context.WithTimeout(ctx, w.CallTimeout)
-		if rng.IntN(3) == 0 {
-			w.Recorder.Lists(callCtx, cl, number, keys...)
-		} else {
+		from := rng.IntN(len(keys))
+		some := keys[from : from+1+rng.IntN(len(keys)-from)] // others read others of them
+		asRange := rng.IntN(2) == 0
+		switch rng.IntN(6) {
+		case 0, 1:
+			if x, at := w.Recorder.Lists(callCtx, cl, number, asRange, some...); x.Outcome == history.Done {
+				past = at
+			}
+		case 2:
+			if past.Revision != 0 {
+				w.note(w.Recorder.Again(callCtx, cl, number, asRange, past))
+			}
+		default:
 			w.Recorder.Append(callCtx, cl, number, keys[rng.IntN(len(keys))], int(w.elements.Add(1)))
 		}
 		cancel()
 	}
 }
 
-// ReadAll reads all lists once more, when all is quiet.
+func (w *Lists) note(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = err
+	}
+}
+
+// ReadAll reads all lists once more, when all is quiet. It also returns what has been
+// wrong.
 func (w *Lists) ReadAll(ctx context.Context, cl *client.Client, number int) error {
 	for epoch := range w.Recorder.Now()/w.Epoch + 1 {
-		if keys := w.keys(epoch); w.Recorder.Lists(ctx, cl, number, keys...).Outcome != history.Done {
+		keys := w.keys(epoch)
+		if x, _ := w.Recorder.Lists(ctx, cl, number, false, keys...); x.Outcome != history.Done {
 			return fmt.Errorf("read all: %v could not be read", slices.Clip(keys))
 		}
 	}
-	return nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
 }
 
 // rest lets some time pass; false: ctx has ended.
