@@ -357,21 +357,29 @@ func TestWatchEnds(t *testing.T) {
 	})
 }
 
-// TestManyWatches: 10,000 watches of a key each, and 1,000 of the same.
+// TestManyWatches: one node has 10,000 watches of a key each, and 1,000 of the same, of
+// several clients.
 func TestManyWatches(t *testing.T) {
 	keys, same := 10_000, 1_000
 	if raceEnabled {
 		keys, same = 500, 100
 	}
-	inQuietCluster(t, func(t *testing.T, c *Cluster, cl *client.Client) {
+	synctest.Test(t, func(t *testing.T) {
+		c := Start(t, Config{Nodes: 1, Shards: 3, Latency: time.Millisecond})
+		defer c.Close()
+		c.WaitReady(20*time.Second, c.Names()...)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
+		clients := make([]*client.Client, 4)
+		for i := range clients {
+			clients[i] = c.Connect(fmt.Sprint("client", i), client.Config{})
+		}
 		var ready, done sync.WaitGroup
-		watch := func(key string) {
+		watch := func(i int, key string) {
 			ready.Add(1)
 			done.Go(func() {
 				first := true
-				for u, err := range cl.Watch(ctx, client.Key(key), client.Progress(time.Second)) {
+				for u, err := range clients[i%len(clients)].Watch(ctx, client.Key(key), client.Progress(time.Second)) {
 					if err != nil {
 						t.Error(err)
 						return
@@ -390,16 +398,16 @@ func TestManyWatches(t *testing.T) {
 			})
 		}
 		for i := range keys {
-			watch(fmt.Sprintf("m/%d", i))
+			watch(i, fmt.Sprintf("m/%d", i))
 		}
-		for range same {
-			watch("m/same")
+		for i := range same {
+			watch(i, "m/same")
 		}
 		ready.Wait()
-		mustPut(ctx, t, cl, "m/same", "m/same")
+		mustPut(ctx, t, clients[0], "m/same", "m/same")
 		for i := range keys {
 			key := fmt.Sprintf("m/%d", i)
-			mustPut(ctx, t, cl, key, key)
+			mustPut(ctx, t, clients[0], key, key)
 		}
 		done.Wait()
 	})
