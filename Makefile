@@ -51,7 +51,7 @@ soak: ## run clusters under faults for DURATION=2m (SEED= repeats); the last lin
 	@$(call soak,./test/faults)
 
 .PHONY: soak-virtual
-soak-virtual: ## the same in virtual time, a hundred times as fast
+soak-virtual: ## the same in virtual time, 20 to 100 times as fast
 	@$(call soak,./test/sim)
 
 .PHONY: planted-bugs
