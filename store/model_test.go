@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -518,24 +519,24 @@ func testModel(t *testing.T, keys int) {
 	cfg := testConfig(t.TempDir())
 	s := mustOpen(t, cfg)
 	defer func() { s.Close() }()
-	durable := w.snapshot()
+	states := map[uint64]*writer{0: w.snapshot()} // by applied index, since the last checkpoint
 	for range 2000 {
 		w.entry(t, s)
+		durable := s.CheckpointMeta().Index
+		maps.DeleteFunc(states, func(index uint64, _ *writer) bool { return index < durable })
+		states[w.model.index] = w.snapshot()
 		switch rng.IntN(150) {
 		case 0:
 			mustCheckpoint(t, s)
-			durable = w.snapshot()
 			mustCheck(t, s)
 		case 1:
 			// Close writes nothing: the store is back at its last checkpoint.
-			if s.CheckpointMeta().Index > durable.model.index {
-				continue // an idle checkpoint came in between
-			}
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
 			s = mustOpen(t, cfg)
-			w = durable.snapshot()
+			w = states[s.AppliedIndex()].snapshot()
+			maps.DeleteFunc(states, func(index uint64, _ *writer) bool { return index > w.model.index })
 			w.rng = rand.New(rand.NewPCG(rng.Uint64(), 1))
 			w.checkState(t, s)
 		case 2, 3, 4, 5:
