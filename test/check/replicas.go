@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/proto/slot"
 )
 
 var (
@@ -20,7 +21,9 @@ var (
 const levelPause = 100 * time.Millisecond
 
 // level compares replicas that have applied as much, all of a shard: what is beside the
-// keys cannot be compared otherwise. Nobody may write meanwhile.
+// keys cannot be compared otherwise. Nobody else may write meanwhile. Each shard is
+// written to if they do not come to have: raft's own records at the end of its log count
+// as applied on those that have taken a snapshot since, and not on the others.
 func level(ctx context.Context, cl *client.Client) ([]client.ShardConsistency, error) {
 	for {
 		shards, err := cl.CheckConsistency(ctx)
@@ -29,6 +32,9 @@ func level(ctx context.Context, cl *client.Client) ([]client.ShardConsistency, e
 		}
 		apart := slices.ContainsFunc(shards, func(s client.ShardConsistency) bool {
 			return slices.ContainsFunc(s.Replicas, func(r client.ReplicaConsistency) bool {
+				if s.Shard == metaShard { // which clients do not write to
+					return r.Err == nil && r.AppliedRevision != s.Replicas[0].AppliedRevision
+				}
 				return r.Err == nil && r.Applied != s.Replicas[0].Applied
 			})
 		})
@@ -38,14 +44,43 @@ func level(ctx context.Context, cl *client.Client) ([]client.ShardConsistency, e
 		select {
 		case <-time.After(levelPause):
 		case <-ctx.Done():
-			return shards, fmt.Errorf("replicas do not come to have applied as much: %w", errDiffer)
+			return shards, fmt.Errorf("replicas do not come to have applied as much: %+v: %w", shards, errDiffer)
+		}
+		if err := writeToEach(ctx, cl); err != nil {
+			return shards, err
 		}
 	}
 }
 
+// metaShard has the cluster map.
+const metaShard = 0
+
+// writeToEach writes a key of each shard that has keys.
+func writeToEach(ctx context.Context, cl *client.Client) error {
+	m, err := cl.Map(ctx)
+	if err != nil {
+		return err
+	}
+	owning := make(map[uint32]bool)
+	for _, owner := range m.Owners {
+		owning[owner] = true
+	}
+	written := make(map[uint32]bool)
+	for i := 0; len(written) < len(owning); i++ {
+		key := fmt.Sprintf("level/%d", i)
+		if owner := m.Owners[slot.Of([]byte(key))]; !written[owner] {
+			if _, err := cl.Put(ctx, key, nil); err != nil {
+				return err
+			}
+			written[owner] = true
+		}
+	}
+	return nil
+}
+
 // Replicas checks that all replicas of every shard have the same data, and that
-// every record on every disk is as it was written. All nodes must run, and nobody may
-// write.
+// every record on every disk is as it was written. All nodes must run, and nobody else
+// may write.
 func Replicas(ctx context.Context, cl *client.Client) error {
 	shards, err := level(ctx, cl)
 	errs := []error{err}
