@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -48,7 +47,6 @@ type half struct {
 	back *half // the other direction
 
 	readable, writable flag
-	ended              atomic.Bool // its reader knows that the writer has closed
 
 	mu       sync.Mutex // guards the fields below
 	segments []segment
@@ -56,6 +54,7 @@ type half struct {
 	last     time.Time // when the last segment arrives
 	finished bool      // the writer has closed; everything in segments comes first
 	finishAt time.Time // when that arrives
+	arrived  bool      // it has arrived: no block holds it any more
 	gone     bool      // the reader has closed; what is written is lost
 	err      error     // reset
 }
@@ -104,7 +103,7 @@ func (h *half) read(p []byte) (n int, wait time.Duration, err error) {
 	if h.err != nil {
 		return 0, 0, h.err
 	}
-	if blocked {
+	if blocked && !h.arrived {
 		return 0, 0, nil
 	}
 	for len(h.segments) > 0 && n < len(p) {
@@ -135,23 +134,37 @@ func (h *half) read(p []byte) (n int, wait time.Duration, err error) {
 			return 0, h.finishAt.Sub(now), nil
 		}
 		h.readable.set()
-		h.ended.Store(true)
 		return 0, 0, io.EOF
 	}
 	return 0, 0, nil
 }
 
+// over tells whether the writer has closed and the news has arrived. Then the reader
+// has it too, whatever happens to the link.
+func (h *half) over() bool {
+	blocked, _ := h.link.state()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.finished && !blocked && !h.finishAt.After(time.Now()) {
+		h.arrived = true
+		h.readable.set()
+	}
+	return h.arrived
+}
+
 // write puts as much of p as there is room for. That the other end has closed it says
-// once that has been read: gRPC tries again without a pause to send on a connection
-// that takes nothing, until it reads why, and time would stand still.
+// no earlier than the reader of the connection can know: gRPC tries again without a
+// pause to send on a connection that takes nothing, until it reads why, and time would
+// stand still.
 func (h *half) write(p []byte) (int, error) {
+	over := h.back.over()
 	delay := h.link.delay()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case h.err != nil:
 		return 0, h.err
-	case h.gone && h.back.ended.Load():
+	case h.gone && over:
 		return 0, syscall.EPIPE
 	case h.gone:
 		return len(p), nil
