@@ -20,8 +20,8 @@ const (
 	pacedRate    = 1000
 	pacedClients = 64
 	// pacedBefore is how long it is watched before history is dropped, and pacedAfter
-	// afterwards.
-	pacedBefore = 20 * time.Second
+	// afterwards. kvd drops a minute of history at a time: what there is must be older.
+	pacedBefore = 80 * time.Second
 	pacedAfter  = 90 * time.Second
 	// compactAfter is when, in the second part.
 	compactAfter = 5 * time.Second
