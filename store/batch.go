@@ -331,7 +331,7 @@ func (s *Store) endBatch() {
 // with a checkpoint, and where little is written the next one may be far.
 func (s *Store) surplus() bool {
 	state, dropped := s.published.Load(), s.durable.Load().KeepSince
-	if dropped == 0 || state.KeepSince <= dropped {
+	if state.KeepSince <= dropped {
 		return false
 	}
 	gone, kept := segmentOf(state.KeepSince)-segmentOf(dropped), segmentOf(max(state.Revision, state.KeepSince))-segmentOf(state.KeepSince)

@@ -360,9 +360,10 @@ func TestFullDisk(t *testing.T) {
 		w.entry(t, s)
 	}
 	mustCheckpoint(t, s)
-	durable := w.snapshot()
+	states := map[uint64]*writer{w.model.index: w.snapshot()} // a checkpoint may come at any time
 	for range 300 {
 		w.entry(t, s)
+		states[w.model.index] = w.snapshot()
 	}
 	disk.fill(t)
 	if err := s.Checkpoint(context.Background()); !errors.Is(err, ErrFailed) {
@@ -391,6 +392,7 @@ func TestFullDisk(t *testing.T) {
 	cfg.FS = vfs.OS
 	s = mustOpen(t, cfg)
 	defer s.Close()
+	durable := states[s.AppliedIndex()]
 	durable.checkState(t, s)
 	mustCheck(t, s)
 	durable.rng = rand.New(rand.NewPCG(seed, 9))
