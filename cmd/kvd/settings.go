@@ -179,9 +179,9 @@ func envName(setting string) string {
 }
 
 // foreignEnv are KVD_ variables that are not ours to judge: those of
-// scripts/cluster.sh, and those that Kubernetes gives every container beside services
-// called kvd, or kvd-something.
-var foreignEnv = regexp.MustCompile(`^KVD_(CLUSTER_DIR|(.+_)?SERVICE_(HOST|PORT.*)|(.+_)?PORT(_[0-9].*)?)$`)
+// scripts/cluster.sh, and those that Kubernetes gives every container beside a service
+// called kvd.
+var foreignEnv = regexp.MustCompile(`^KVD_(CLUSTER_(DIR|PORT)|SERVICE_(HOST|PORT(_.+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // flagValue is a flag whose text is parsed later, by its setting, as are the
 // texts from the environment and the file.

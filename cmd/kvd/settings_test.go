@@ -164,10 +164,19 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// TestForeignVariables: variables that others set beside a kvd are not judged.
+// TestForeignVariables: variables that others set beside a kvd are not judged, and what
+// looks like them is.
 func TestForeignVariables(t *testing.T) {
-	_, err := parse(t, nil, []string{"KVD_CLUSTER_DIR=x", "KVD_SERVICE_HOST=10.0.0.1", "KVD_PORT_7400_TCP=tcp://10.0.0.1:7400"}, "")
+	_, err := parse(t, nil, []string{
+		"KVD_CLUSTER_DIR=x", "KVD_CLUSTER_PORT=1", "KVD_SERVICE_HOST=10.0.0.1", "KVD_SERVICE_PORT_CLIENT=7400",
+		"KVD_PORT=tcp://10.0.0.1:7400", "KVD_PORT_7400_TCP=tcp://10.0.0.1:7400", "KVD_PORT_7400_TCP_ADDR=10.0.0.1",
+	}, "")
 	if err != nil {
 		t.Error(err)
+	}
+	for _, name := range []string{"KVD_PORTFOLIO", "KVD_LISTEN_PORT", "KVD_CLUSTER_SIZE", "KVD_SERVICE_NAME", "KVD_PORT_CLIENT"} {
+		if _, err := parse(t, nil, []string{name + "=1"}, ""); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
