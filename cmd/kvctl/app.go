@@ -184,12 +184,11 @@ func (a *app) call(cmd *cobra.Command, timeout time.Duration, do func(context.Co
 // answerTimeout is how long nodes have, after a failure, to show that they are there.
 const answerTimeout = time.Second
 
-// noLeaderError is the failure of a call though nodes answer: what is missing is the
-// leader of a shard.
-type noLeaderError struct{ err error }
+// lateError is the failure of a call that was not answered in time though nodes answer.
+type lateError struct{ err error }
 
-func (e *noLeaderError) Error() string { return e.err.Error() }
-func (e *noLeaderError) Unwrap() error { return e.err }
+func (e *lateError) Error() string { return e.err.Error() }
+func (e *lateError) Unwrap() error { return e.err }
 
 // whoAnswers has the error of a call that nobody has answered in time tell whether there
 // are nodes at all.
@@ -197,7 +196,7 @@ func (a *app) whoAnswers(ctx context.Context, c *client.Client, err error) error
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	if _, mapErr := c.Map(ctx); mapErr == nil {
-		return &noLeaderError{err}
+		return &lateError{err}
 	}
 	return fmt.Errorf("%w (endpoints %s)", err, strings.Join(a.endpoints, ","))
 }

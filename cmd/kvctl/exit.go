@@ -86,7 +86,7 @@ func nextStep(command string, err error) string {
 	var file *fs.PathError
 	var exists *existsError
 	var run *commandError
-	var noLeader *noLeaderError
+	var late *lateError
 	switch {
 	case errors.As(err, &usage):
 		return fmt.Sprintf("see '%s --help'", command)
@@ -134,8 +134,8 @@ func nextStep(command string, err error) string {
 		return "this is a defect in kvd: please report it with the node's log"
 	case errors.Is(err, context.Canceled):
 		return "interrupted"
-	case errors.As(err, &noLeader):
-		return "nodes answer, but nobody leads the shard, perhaps for want of a majority of its nodes: see 'kvctl check health', or wait longer with --timeout"
+	case errors.As(err, &late):
+		return "nodes answer, but this was not done in time: a shard may lack a majority of its nodes (see 'kvctl check health'), or --timeout be too short"
 	case errors.Is(err, client.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return "is kvd running there? check --endpoints; if it is, see 'kvctl check health' or wait longer with --timeout"
 	default:

@@ -228,7 +228,7 @@ func testNoQuorum(t *testing.T, c *cluster.Cluster) {
 		t.Errorf("status does not show two nodes as down:\n%s", out)
 	}
 	same(t, "stale value", k.ok(t, "get", "k", "--stale"), "v")
-	k.run(t, "put", "k", "w", "--timeout", "1s").want(t, statusFailed, "nodes answer, but nobody leads")
+	k.run(t, "put", "k", "w", "--timeout", "1s").want(t, statusFailed, "nodes answer, but", "majority")
 	c.Kill(0)
 	k.run(t, "put", "k", "w", "--timeout", "1s").want(t, statusFailed, "is kvd running there")
 }
