@@ -41,13 +41,13 @@ func level(ctx context.Context, cl *client.Client) ([]client.ShardConsistency, e
 		if !apart {
 			return shards, nil
 		}
+		if err := writeToEach(ctx, cl); err != nil {
+			return shards, fmt.Errorf("replicas have not applied as much: %+v: %w", shards, err)
+		}
 		select {
-		case <-time.After(levelPause):
+		case <-time.After(levelPause): // for the followers to apply it
 		case <-ctx.Done():
 			return shards, fmt.Errorf("replicas do not come to have applied as much: %+v: %w", shards, errDiffer)
-		}
-		if err := writeToEach(ctx, cl); err != nil {
-			return shards, err
 		}
 	}
 }
