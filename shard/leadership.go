@@ -18,7 +18,7 @@ import (
 // tries again.
 const accedeRetry = 100 * time.Millisecond
 
-// stallCheck is how often a leader looks whether its disk answers, which raft does
+// stallCheck is how often a replica looks whether its disk answers, which raft does
 // not tell.
 const stallCheck = 500 * time.Millisecond
 
