@@ -330,7 +330,7 @@ func (s *Store) endBatch() {
 // surplus reports whether at least half of the history in the file could go: it goes
 // with a checkpoint, and where little is written the next one may be far.
 func (s *Store) surplus() bool {
-	state, dropped := s.published.Load(), s.durable.Load().KeepSince
+	state, dropped := s.published.Load(), s.dropping.Load()
 	if state.KeepSince <= dropped {
 		return false
 	}
@@ -345,7 +345,9 @@ func (s *Store) applied() {
 	active := s.view.Load().active
 	size := active.bytes.Load()
 	s.charge(active, size)
-	if b := s.config.Budget; size >= b.config.MemtableBytes || s.toWrite(active) >= b.pressure || s.surplus() {
+	toWrite := s.toWrite(active)
+	b, small := s.config.Budget, size+toWrite >= smallCheckpoint && s.checkpoint.rested.Load()
+	if small || size >= b.config.MemtableBytes || toWrite >= b.pressure || s.surplus() {
 		s.requestCheckpoint()
 	} else {
 		s.checkpoint.stir()

@@ -21,13 +21,14 @@ const (
 
 // Budget bounds the memory of all stores of a node that is applied but not
 // checkpointed, and by the same number what one checkpoint takes to write; it
-// lets one run at a time. Safe for concurrent use.
+// lets one run at a time, and one rewrite. Safe for concurrent use.
 type Budget struct {
 	config   BudgetConfig
 	pressure int64 // above it the fullest store is told to checkpoint
 	used     atomic.Int64
 	full     atomic.Int32  // stores whose memtable would take NodeBytes to write
 	slot     chan struct{} // holds one token; who has it may checkpoint
+	rewrite  chan struct{} // holds one token; who has it may rewrite its file
 
 	mu     sync.Mutex // guards the fields below
 	stores []*Store
@@ -46,9 +47,11 @@ func NewBudget(c BudgetConfig) *Budget {
 		config:   c,
 		pressure: c.NodeBytes / 4 * 3,
 		slot:     make(chan struct{}, 1),
+		rewrite:  make(chan struct{}, 1),
 		freed:    make(chan struct{}),
 	}
 	b.slot <- struct{}{}
+	b.rewrite <- struct{}{}
 	return b
 }
 

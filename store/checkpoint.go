@@ -17,6 +17,7 @@ type checkpointer struct {
 	wake    chan struct{} // holds at most one token
 	wanted  atomic.Bool   // a checkpoint has been asked for
 	stirred atomic.Bool   // the goroutine knows that there is something to write
+	rested  atomic.Bool   // the last checkpoint is long enough ago for a small one
 	turn    chan struct{} // holds one token; who has it may write or replace the file
 
 	mu   sync.Mutex    // guards done
@@ -95,11 +96,19 @@ func (s *Store) run() {
 	defer close(s.stopped)
 	idle := time.NewTimer(idleAfter)
 	defer idle.Stop()
+	rested := time.NewTimer(0)
+	defer rested.Stop()
 	seen := s.AppliedIndex()
 	for {
 		quiet := false
 		select {
 		case <-s.checkpoint.wake:
+		case <-s.rewriteSlot():
+			s.shrink()
+			s.config.Budget.rewrite <- struct{}{}
+		case <-rested.C:
+			s.checkpoint.rested.Store(true)
+			continue
 		case <-idle.C:
 			quiet = s.AppliedIndex() == seen
 		case <-s.failed:
@@ -109,10 +118,13 @@ func (s *Store) run() {
 		}
 		wanted := s.checkpoint.wanted.Swap(false)
 		if s.dirty() && (quiet || wanted) {
+			s.checkpoint.rested.Store(false)
+			t := startTimer()
 			if !s.takeCheckpoint() {
 				return
 			}
-			s.maybeRewrite()
+			rested.Reset(paceRest * t.elapsed())
+			s.considerRewrite()
 		}
 		// The clock runs only while there is something to write: an idle store
 		// costs nothing.
@@ -225,7 +237,10 @@ func (s *Store) freeze() *frozen {
 	v := s.view.Load()
 	s.view.Store(&view{active: newMemtable(s.seed, s.published.Load().State), frozen: v.active, file: v.file})
 	s.markFull(false)
-	return &frozen{memtable: v.active, state: s.published.Load(), blobs: s.table.Freeze(), file: v.file}
+	s.checkpoint.wanted.Store(false) // whoever asked so far asked for this one
+	state := s.published.Load()
+	s.dropping.Store(state.KeepSince)
+	return &frozen{memtable: v.active, state: state, blobs: s.table.Freeze(), file: v.file}
 }
 
 // writeCheckpoint writes f in one transaction.
@@ -238,7 +253,9 @@ func (s *Store) writeCheckpoint(f *frozen) (meta SnapshotMeta, err error) {
 			panicked = false
 			return err
 		}
-		w, err := newCheckpointWriter(tx, f)
+		pacer := s.checkpointPacer()
+		f.file.writer.pacer = pacer
+		w, err := newCheckpointWriter(tx, f, pacer)
 		if err == nil {
 			err = w.write()
 		}
@@ -259,6 +276,17 @@ func (s *Store) writeCheckpoint(f *frozen) (meta SnapshotMeta, err error) {
 	}
 	s.config.step("checkpoint:committed")
 	return meta, err
+}
+
+// checkpointPacer lets a checkpoint take its time while memory is plentiful and
+// nobody wants another one.
+func (s *Store) checkpointPacer() *pacer {
+	p := s.newPacer(func() bool {
+		b := s.config.Budget
+		return s.checkpoint.wanted.Load() || b.full.Load() > 0 || b.used.Load() > b.pressure/2
+	})
+	p.roused = s.checkpoint.wake
+	return p
 }
 
 // publishCheckpoint makes readers look in the file for what f has written.

@@ -48,10 +48,11 @@ type checkpointWriter struct {
 	hist   histWriter
 	chg    changeWriter
 	arena  arena
+	pacer  *pacer
 }
 
-func newCheckpointWriter(tx *bbolt.Tx, f *frozen) (*checkpointWriter, error) {
-	w := &checkpointWriter{tx: tx, frozen: f, cur: tx.Bucket(curBucket)}
+func newCheckpointWriter(tx *bbolt.Tx, f *frozen, p *pacer) (*checkpointWriter, error) {
+	w := &checkpointWriter{tx: tx, frozen: f, cur: tx.Bucket(curBucket), pacer: p}
 	w.seek = w.cur.Cursor()
 	w.cur.FillPercent = curFill
 	w.hist = histWriter{
@@ -91,6 +92,7 @@ func (w *checkpointWriter) write() error {
 func (w *checkpointWriter) keys() (err error) {
 	w.frozen.memtable.order.Scan(func(o ordered) bool {
 		err = w.key(o.entry)
+		w.pacer.breathe()
 		return err == nil
 	})
 	return err
@@ -186,7 +188,7 @@ func (w *checkpointWriter) dedupe() error {
 // compact drops the segments that nobody may read any more.
 func (w *checkpointWriter) compact() error {
 	for _, s := range []*segments{&w.hist.segments, &w.chg.segments} {
-		if err := s.dropBelow(w.frozen.state.KeepSince); err != nil {
+		if err := s.dropBelow(w.frozen.state.KeepSince, w.pacer); err != nil {
 			return err
 		}
 	}
@@ -216,7 +218,7 @@ func (s *segments) bucket(id uint64) (*bbolt.Bucket, error) {
 	return b, nil
 }
 
-func (s *segments) dropBelow(keepSince uint64) error {
+func (s *segments) dropBelow(keepSince uint64, p *pacer) error {
 	var old [][]byte
 	c := s.parent.Cursor()
 	for k, _ := c.First(); k != nil; k, _ = c.Next() {
@@ -237,6 +239,7 @@ func (s *segments) dropBelow(keepSince uint64) error {
 		if err := s.parent.DeleteBucket(k); err != nil {
 			return err
 		}
+		p.breathe()
 	}
 	return nil
 }

@@ -16,9 +16,10 @@
 //   - checkpoint.go, checkpointwriter.go, chgwriter.go: from memory to the file.
 //   - read.go, filereader.go, merge.go, scan.go: reads at a revision from both.
 //   - file.go: bbolt's handle, the pool of read transactions, damaged files.
-//   - snapshot.go, install.go, rewrite.go: files that move and are replaced.
+//   - snapshot.go, install.go, rewrite.go, discard.go: files that move and are replaced.
 //   - check.go, checkblocks.go: what must hold of a file, as code.
 //   - budget.go, account.go: the bounds on memory.
+//   - pace.go: how background work gives way.
 //
 // # The file
 //

@@ -24,7 +24,8 @@ const maxIdleReaders = 32
 // readers outlive its replacement.
 type file struct {
 	db     *bbolt.DB
-	handle *os.File // bbolt's own, for the case that bbolt cannot close it
+	handle *os.File   // bbolt's own, for the case that bbolt cannot close it
+	writer pageWriter // belongs to whoever has the write transaction
 
 	pageSize int64
 
@@ -80,6 +81,7 @@ func openFile(path string, o fileOptions, create bool) (_ *file, err error) {
 		if f.db, err = bbolt.Open(path, 0o600, options); err == nil {
 			// Noted, as asking later could meet a file that is being closed.
 			f.pageSize = int64(f.db.Info().PageSize)
+			f.writer.watchWrites(f.db, f.handle)
 		}
 		return err
 	})
@@ -181,15 +183,18 @@ func (f *file) retire() {
 
 // close runs once, with no transaction open.
 func (f *file) close() {
-	f.mu.Lock()
-	broken := f.broken
-	f.mu.Unlock()
-	if broken {
+	if f.isBroken() {
 		f.abandon()
 	} else {
 		f.closeErr = guard(f.db.Close)
 	}
 	close(f.closed)
+}
+
+func (f *file) isBroken() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.broken
 }
 
 // breakDown notes that bbolt panicked where it holds locks: while it writes, or

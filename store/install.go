@@ -156,7 +156,9 @@ func (s *Store) Install(i *Install) error {
 		return fmt.Errorf("open install: %w", err)
 	}
 	i.ready = false
+	replaced := s.aboutToReplace()
 	if err := s.moveIntoPlace(i.path); err != nil {
+		replaced.keep()
 		f.retire()
 		return s.fail(fmt.Errorf("install: %w", err))
 	}
@@ -164,12 +166,13 @@ func (s *Store) Install(i *Install) error {
 	s.config.step("install:placed")
 	old := s.view.Load()
 	if err := s.swapState(f); err != nil {
+		replaced.keep()
 		return s.fail(fmt.Errorf("install: %w", err))
 	}
 	if planted.Bug(planted.DedupeLostAtInstall) {
 		s.table.Reset()
 	}
-	old.file.retire()
+	s.discard(replaced)
 	s.charge(old.active, 0)
 	s.config.step("install:swapped")
 	s.waiters.wake(s.AppliedIndex())
@@ -195,5 +198,6 @@ func (s *Store) swapState(f *file) error {
 	s.markFull(false)
 	s.published.Store(state)
 	s.durable.Store(&meta)
+	s.dropping.Store(meta.KeepSince)
 	return nil
 }

@@ -13,9 +13,10 @@ import (
 // A bbolt file never shrinks. When a good part of it is free, its buckets are
 // copied into a new file, which takes its place.
 const (
-	// rewriteTxBytes bounds the memory of a rewrite: its transactions commit,
-	// without a sync, when they hold as much.
-	rewriteTxBytes = 16 << 20
+	// rewriteTxBytes is what one transaction of a rewrite holds. After each the
+	// file is synced: the fewer bytes wait to be written, the shorter is the wait
+	// of the log's next sync, which on a common file system includes them.
+	rewriteTxBytes = 4 << 20
 
 	// maxRewriteRest bounds how many checkpoints pass before the next attempt
 	// after some that came to nothing.
@@ -30,21 +31,37 @@ var errRewriteStopped = errors.New("rewrite stopped")
 
 // rewriteState belongs to the background goroutine.
 type rewriteState struct {
-	rest int // checkpoints to let pass before the next attempt
-	next int // what rest becomes if that attempt fails
+	due  bool // the data file is worth shrinking
+	rest int  // checkpoints to let pass before the next attempt
+	next int  // what rest becomes if that attempt fails
 }
 
-// maybeRewrite shrinks the data file if that is worth it.
-func (s *Store) maybeRewrite() {
+// considerRewrite looks, after a checkpoint, whether the data file is worth
+// shrinking.
+func (s *Store) considerRewrite() {
 	r := &s.rewrite
+	r.due = false
 	if r.rest > 0 {
 		r.rest--
 		return
 	}
 	total, free := s.view.Load().file.size()
-	if total < s.config.RewriteMinBytes || free*100 < total*int64(s.config.RewriteFreePercent) {
-		return
+	r.due = total >= s.config.RewriteMinBytes && free*100 >= total*int64(s.config.RewriteFreePercent)
+}
+
+// rewriteSlot gives the token to rewrite with when it is due, else nothing.
+func (s *Store) rewriteSlot() <-chan struct{} {
+	if s.rewrite.due {
+		return s.config.Budget.rewrite
 	}
+	return nil
+}
+
+// shrink rewrites the data file. The caller has the token of rewriteSlot.
+func (s *Store) shrink() {
+	r := &s.rewrite
+	r.due = false
+	before, _ := s.view.Load().file.size()
 	timer := startTimer()
 	after, err := s.rewriteFile()
 	if err != nil {
@@ -58,7 +75,7 @@ func (s *Store) maybeRewrite() {
 		return
 	}
 	r.next = 0
-	s.log.Info("shrank the data file", "before", total, "after", after, "seconds", timer.elapsed().Seconds())
+	s.log.Info("shrank the data file", "before", before, "after", after, "seconds", timer.elapsed().Seconds())
 }
 
 // rewriteFile replaces the data file by a copy without free pages.
@@ -86,7 +103,9 @@ func (s *Store) rewriteFile() (size int64, err error) {
 		return 0, errors.Join(err, s.config.FS.Remove(path))
 	}
 	s.config.step("rewrite:synced")
+	replaced := s.aboutToReplace()
 	if err := s.moveIntoPlace(path); err != nil {
+		replaced.keep()
 		f.retire()
 		return 0, s.fail(fmt.Errorf("rewrite: %w", err))
 	}
@@ -98,7 +117,7 @@ func (s *Store) rewriteFile() (size int64, err error) {
 		s.dropReader()
 	}
 	s.mu.Unlock()
-	old.retire()
+	s.discard(replaced)
 	s.config.step("rewrite:swapped")
 	size, _ = f.size()
 	return size, nil
@@ -119,7 +138,9 @@ func (s *Store) copyInto(f, old *file) error {
 			return err
 		}
 		defer src.Rollback() //nolint:errcheck // of a read transaction
-		c := &copier{store: s, file: f}
+		c := &copier{store: s, file: f, pacer: s.newPacer(s.checkpoint.wanted.Load)}
+		c.pacer.roused = s.checkpoint.wake
+		f.writer.pacer = c.pacer
 		if err := c.begin(); err != nil {
 			return err
 		}
@@ -129,14 +150,11 @@ func (s *Store) copyInto(f, old *file) error {
 			}
 			return err
 		}
-		if err := c.tx.Commit(); err != nil {
+		s.config.step("rewrite:copied")
+		if err := c.commit(); err != nil {
 			return err
 		}
-		s.config.step("rewrite:copied")
-		if err := f.db.Sync(); err != nil {
-			return fmt.Errorf("sync rewritten file: %w", err)
-		}
-		f.db.NoSync = false
+		f.db.NoSync, f.db.NoGrowSync = false, false
 		return nil
 	})
 }
@@ -147,12 +165,23 @@ type copier struct {
 	file  *file
 	tx    *bbolt.Tx
 	bytes int
+	pacer *pacer
 }
 
 func (c *copier) begin() (err error) {
 	c.bytes = 0
 	c.tx, err = c.file.db.Begin(true)
 	return err
+}
+
+func (c *copier) commit() error {
+	if err := c.tx.Commit(); err != nil {
+		return err
+	}
+	if err := c.file.db.Sync(); err != nil {
+		return fmt.Errorf("sync rewritten file: %w", err)
+	}
+	return nil
 }
 
 func (c *copier) copyAll(src *bbolt.Tx) error {
@@ -187,6 +216,7 @@ func (c *copier) bucket(path [][]byte, src *bbolt.Bucket) error {
 			}
 		}
 		c.bytes += len(k) + len(v)
+		c.pacer.breathe()
 		return dst.Put(k, v)
 	})
 }
@@ -221,11 +251,11 @@ func (c *copier) open(path [][]byte) (*bbolt.Bucket, error) {
 // up.
 func (c *copier) turn(path [][]byte) (*bbolt.Bucket, error) {
 	s := c.store
-	if s.usable() != nil || s.config.Budget.pressed() {
-		return nil, errRewriteStopped
-	}
-	if err := c.tx.Commit(); err != nil {
+	if err := c.commit(); err != nil {
 		return nil, err
+	}
+	if s.usable() != nil || (s.checkpoint.wanted.Load() && s.config.Budget.pressed()) {
+		return nil, errRewriteStopped
 	}
 	if err := c.begin(); err != nil {
 		return nil, err

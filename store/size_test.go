@@ -93,8 +93,13 @@ func TestRewriteGivesWay(t *testing.T) {
 	load(t, s, 0, 40*loadKeys, 8<<10, func() {}) // more than one transaction's worth
 	mustCheckpoint(t, s)
 	cfg.Budget.markFull(true)
+	s.checkpoint.wanted.Store(true)
 	if _, err := s.rewriteFile(); !errors.Is(err, errRewriteStopped) {
 		t.Errorf("a rewrite while a store is full: %v, want that it stops", err)
+	}
+	s.checkpoint.wanted.Store(false)
+	if _, err := s.rewriteFile(); err != nil {
+		t.Errorf("a rewrite that keeps no checkpoint waiting: %v", err)
 	}
 	cfg.Budget.markFull(false)
 	if _, err := s.rewriteFile(); err != nil {

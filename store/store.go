@@ -32,6 +32,7 @@ type Store struct {
 	published atomic.Pointer[snapshot]
 	view      atomic.Pointer[view]
 	durable   atomic.Pointer[SnapshotMeta] // of the last checkpoint
+	dropping  atomic.Uint64                // KeepSince of the last that began
 
 	mu       sync.Mutex    // guards the fields below
 	open     bool          // a batch is open
@@ -48,6 +49,7 @@ type Store struct {
 	installs   atomic.Uint64 // numbers the files of installs
 	checkpoint checkpointer
 	rewrite    rewriteState
+	discards   sync.WaitGroup // of files that have been replaced
 
 	failure  atomic.Pointer[error]
 	failOnce sync.Once
@@ -197,6 +199,7 @@ func (s *Store) load(f *file) error {
 	meta := state.meta(size)
 	s.published.Store(state)
 	s.durable.Store(&meta)
+	s.dropping.Store(meta.KeepSince)
 	s.view.Store(&view{active: newMemtable(s.seed, state.State), file: f})
 	s.markFull(false)
 	return nil
@@ -226,6 +229,7 @@ func (s *Store) loadState(f *file) (state *snapshot, size int64, err error) {
 func (s *Store) Close() error {
 	s.stopOnce.Do(func() { close(s.stop) })
 	<-s.stopped
+	s.discards.Wait()
 	s.config.Budget.part(s)
 	s.settle()
 	s.config.Metrics.closed(s)

@@ -1,0 +1,59 @@
+package store
+
+import "time"
+
+const (
+	// paceStep is how long background work goes on at a time. On few processors
+	// what is in front of it waits for about as long, at each of its steps.
+	paceStep = 2 * time.Millisecond
+
+	// paceRest is how long it rests then, in times that the step took.
+	paceRest = 7
+
+	// smallCheckpoint is what a checkpoint should write where little is written: it
+	// is synced in one go, and the log's syncs wait for that. While there is much to
+	// write, fewer and larger ones cost less.
+	smallCheckpoint = 16 << 20
+)
+
+// pacer makes work that nobody waits for give way to work that somebody does:
+// the disk and the processor are the same. Used by one goroutine.
+type pacer struct {
+	store  *Store
+	urgent func() bool     // there is no time to rest
+	roused <-chan struct{} // gives something when urgent may have changed; nil: it does not
+	step   timer
+	pause  *time.Timer // nil: it has not rested yet
+}
+
+func (s *Store) newPacer(urgent func() bool) *pacer {
+	return &pacer{store: s, urgent: urgent, step: startTimer()}
+}
+
+// breathe is called often. It rests if a step has been taken since the last rest.
+func (p *pacer) breathe() {
+	took := p.step.elapsed()
+	if took < paceStep {
+		return
+	}
+	if !p.urgent() {
+		p.rest(took * paceRest)
+	}
+	p.step = startTimer()
+}
+
+func (p *pacer) rest(d time.Duration) {
+	s := p.store
+	if p.pause == nil {
+		p.pause = time.NewTimer(d)
+	} else {
+		p.pause.Reset(d)
+	}
+	select {
+	case <-p.pause.C:
+	case <-p.roused:
+		s.checkpoint.rouse() // it was meant for the background goroutine
+	case <-s.failed:
+	case <-s.stop:
+	}
+}
