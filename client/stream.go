@@ -145,6 +145,7 @@ func (n *node) openStream() (*stream, error) {
 		cancel()
 		return nil, fmt.Errorf("open stream to %s: %w", n, err)
 	}
+	commitStream(g)
 	st = &stream{grpc: g, cancel: cancel}
 	n.mu.Lock()
 	if n.closed {
@@ -157,6 +158,13 @@ func (n *node) openStream() (*stream, error) {
 	n.mu.Unlock()
 	go n.receive(st)
 	return st, nil
+}
+
+// commitStream keeps gRPC from opening a stream anew by itself, as it does when the node
+// went away without having looked at it: senders would wait for a lock while it connects.
+// That a stream has ended is for us to know, and to choose where to go on.
+func commitStream(s grpc.ClientStream) {
+	s.Context() // is that of one attempt: gRPC documents that it makes no other after that
 }
 
 // receive hands out the answers that come on a stream until it ends.

@@ -196,6 +196,7 @@ func (s *watchStream) exchange(ctx context.Context, cancel context.CancelCauseFu
 	if err != nil {
 		return err
 	}
+	commitStream(stream)
 	received := make(chan error, 1)
 	go func() { received <- s.receive(ctx, stream, cancel) }()
 	for {
