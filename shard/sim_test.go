@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/proto/revision"
@@ -43,10 +45,14 @@ func wall() time.Time { return time.Now().AddDate(30, 0, 0) }
 
 // inVirtualTime runs f on a cluster of three nodes that has not been started.
 func inVirtualTime(t *testing.T, f func(t *testing.T, c *cluster, net *memnet.Network)) {
+	inVirtualTimeOn(t, []string{"n1", "n2", "n3"}, f)
+}
+
+func inVirtualTimeOn(t *testing.T, nodes []string, f func(t *testing.T, c *cluster, net *memnet.Network)) {
 	synctest.Test(t, func(t *testing.T) {
 		v := virtual{t, memnet.New()}
 		v.SetDefaultLatency(100 * time.Microsecond)
-		c := newCluster(t, v, "n1", "n2", "n3")
+		c := newCluster(t, v, nodes...)
 		c.configure = func(cfg *Config) { cfg.WallClock = wall }
 		f(t, c, v.Network)
 		c.stop()
@@ -112,6 +118,32 @@ func TestVirtualPartitionAndRecovery(t *testing.T) {
 		})
 		if v := c.get(1, key); v != "after" {
 			t.Fatalf("got %q", v)
+		}
+	})
+}
+
+// TestVirtualNonVotersProveNothing: nodes without a vote answer their leader, but no read
+// takes that for a proof that it leads.
+func TestVirtualNonVotersProveNothing(t *testing.T) {
+	inVirtualTimeOn(t, []string{"n1", "n2", "n3", "n4", "n5"}, func(t *testing.T, c *cluster, net *memnet.Network) {
+		c.start()
+		c.ready()
+		leader := c.leader(1)
+		others := c.others(leader.cfg.node)
+		deaf, voters := others[:2:2], others[2:]
+		for _, node := range deaf {
+			if err := leader.engine.Load().raft.DemoteVoter(raft.ServerID(node), 0, 0).Error(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := leader.Linearize(ctx); err != nil {
+			t.Fatal(err)
+		}
+		net.Partition(append(deaf, leader.cfg.node), voters)
+		if err := leader.Linearize(ctx); err == nil {
+			t.Error("nodes without a vote proved that one leads")
 		}
 	})
 }

@@ -20,6 +20,8 @@ const (
 	ReadWithoutProof Name = "read-without-proof"
 	// MinorityProof: a read's proof of leadership takes one voter too few.
 	MinorityProof Name = "minority-proof"
+	// NonVoterCounted: a read's proof of leadership takes nodes without a vote for voters.
+	NonVoterCounted Name = "non-voter-counted"
 	// ReadByLease: a proof of leadership serves later reads, for seconds.
 	ReadByLease Name = "read-by-lease"
 	// ReadBeforeOwnEntry: a new leader serves reads before it has applied an entry
@@ -110,7 +112,7 @@ const (
 
 // All is every bug.
 var All = []Name{
-	ReadWithoutProof, MinorityProof, ReadByLease, ReadBeforeOwnEntry,
+	ReadWithoutProof, MinorityProof, NonVoterCounted, ReadByLease, ReadBeforeOwnEntry,
 	FreshnessOverstated, FreshSinceHeard, LevelWithOldCommit,
 	BoundForgotten, PinWithoutWait,
 	RetryExecutedAgain, DuplicateBelowAcked, ExpiredExecuted, VoidForgotten, SettledAsVoid,
