@@ -1,13 +1,17 @@
 package store
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // account is what a store has charged its budget with.
 type account struct {
 	mu      sync.Mutex // guards what follows and memtable.charged
 	charged int64
-	full    bool // its memtable must not grow; see Store.toWrite
 	settled bool // nothing is charged any more: the store is closed or failed
+
+	toWrite atomic.Int64 // of the active memtable; see Store.toWrite
 }
 
 // charge makes the budget know that m holds size bytes.
@@ -36,7 +40,7 @@ func (s *Store) settle() {
 	if n != 0 {
 		s.config.Budget.add(-n)
 	}
-	s.markFull(false)
+	s.writeLess()
 }
 
 // toWrite estimates the bytes of the pages that a checkpoint of m would hold in
@@ -47,15 +51,9 @@ func (s *Store) toWrite(m *memtable) int64 {
 	return min(int64(m.pages)*s.view.Load().file.pageSize, s.durable.Load().Size)
 }
 
-// markFull makes the budget know whether the store's memtable may grow.
-func (s *Store) markFull(full bool) {
-	a := &s.account
-	a.mu.Lock()
-	full = full && !a.settled
-	changed := a.full != full
-	a.full = full
-	a.mu.Unlock()
-	if changed {
-		s.config.Budget.markFull(full)
+// writeLess makes the budget know that there is nothing to write yet.
+func (s *Store) writeLess() {
+	if s.account.toWrite.Swap(0) > 0 {
+		s.config.Budget.wake()
 	}
 }

@@ -323,7 +323,7 @@ func (s *Store) endBatch() {
 		s.freezing = nil
 	}
 	// With mu held, so that no freeze comes between the look and the mark.
-	s.markFull(s.toWrite(s.view.Load().active) >= s.config.Budget.config.NodeBytes)
+	s.account.toWrite.Store(s.toWrite(s.view.Load().active))
 	s.mu.Unlock()
 }
 

@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // BudgetConfig bounds what is applied and not yet checkpointed, in bytes.
@@ -22,17 +24,23 @@ const (
 // Budget bounds the memory of all stores of a node that is applied but not
 // checkpointed, and by the same number what one checkpoint takes to write; it
 // lets one run at a time, and one rewrite. Safe for concurrent use.
+//
+// Checkpoints free memory in lumps. So that callers do not run free and then stand
+// still, what is left above the pressure mark is let go by degrees, such that it would
+// never quite be used up: the less is left, the slower. Of what is left, two thirds
+// go in the time that a checkpoint takes.
 type Budget struct {
 	config   BudgetConfig
 	pressure int64 // above it the fullest store is told to checkpoint
 	used     atomic.Int64
-	full     atomic.Int32  // stores whose memtable would take NodeBytes to write
 	slot     chan struct{} // holds one token; who has it may checkpoint
 	rewrite  chan struct{} // holds one token; who has it may rewrite its file
 
-	mu     sync.Mutex // guards the fields below
-	stores []*Store
-	freed  chan struct{} // closed, and replaced, when used or full has fallen
+	mu      sync.Mutex // guards the fields below
+	stores  []*Store
+	freed   chan struct{} // closed, and replaced, when the level has fallen
+	took    time.Duration // the last checkpoint, without its rests
+	crossed time.Time     // when the level, going by degrees, was at the pressure mark
 }
 
 // NewBudget makes a budget; zero fields take their defaults.
@@ -58,41 +66,77 @@ func NewBudget(c BudgetConfig) *Budget {
 // Used returns the bytes that are applied and not checkpointed.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// Wait blocks while the budget is exceeded. Those who admit new work call it,
-// never the state machine: what has been committed must be applied.
+// Wait blocks until there is room for more. Those who admit new work call it, never
+// the state machine: what has been committed must be applied.
 func (b *Budget) Wait(ctx context.Context) error {
-	for b.exceeded() {
-		b.mu.Lock()
-		freed := b.freed
-		b.mu.Unlock()
-		if !b.exceeded() {
+	for {
+		room, freed := b.room(time.Now())
+		if room <= 0 {
 			return nil
 		}
-		b.relieve()
+		if b.exceeded() {
+			b.relieve()
+		}
+		timer := time.NewTimer(room)
 		select {
 		case <-freed:
+		case <-timer.C:
 		case <-ctx.Done():
-			return ctx.Err()
+		}
+		timer.Stop()
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 	}
-	return nil
+}
+
+// room returns after how long there will be room if nothing is freed, and what is
+// closed when something is.
+func (b *Budget) room(now time.Time) (time.Duration, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	level, limit := b.level(), b.config.NodeBytes
+	if level > limit {
+		return math.MaxInt64, b.freed
+	}
+	due := time.Duration(0) // for the level to be where it is, from the mark on
+	if above := level - b.pressure; above > 0 {
+		left := max(float64(limit-level)/float64(limit-b.pressure), 1e-3)
+		due = time.Duration(float64(b.took) * -math.Log(left))
+	}
+	// Time in which little was admitted is no credit for later, but for what is under way.
+	if earliest := now.Add(-due - b.took/16); b.crossed.Before(earliest) {
+		b.crossed = earliest
+	}
+	return b.crossed.Add(due).Sub(now), b.freed
+}
+
+// level is what there is of what NodeBytes bounds: in memory, or of the store that has
+// most pages to write. The caller holds mu.
+func (b *Budget) level() int64 {
+	most := b.used.Load()
+	for _, s := range b.stores {
+		most = max(most, s.account.toWrite.Load())
+	}
+	return most
 }
 
 // pressed reports whether checkpoints are needed before anything else.
-func (b *Budget) pressed() bool { return b.used.Load() > b.pressure || b.full.Load() > 0 }
+func (b *Budget) pressed() bool { return b.above(b.pressure) }
 
-func (b *Budget) exceeded() bool {
-	return b.used.Load() > b.config.NodeBytes || b.full.Load() > 0
+func (b *Budget) exceeded() bool { return b.above(b.config.NodeBytes) }
+
+func (b *Budget) above(mark int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.level() > mark
 }
 
-// markFull counts one more store that is full, or one less.
-func (b *Budget) markFull(full bool) {
-	if full {
-		b.full.Add(1)
-		return
-	}
-	b.full.Add(-1)
-	b.wake()
+// checkpointed notes how long a checkpoint took.
+func (b *Budget) checkpointed(took time.Duration) {
+	b.mu.Lock()
+	b.took = took
+	b.mu.Unlock()
 }
 
 // wake lets those who wait look again.

@@ -171,8 +171,8 @@ func (s *Store) takeCheckpoint() bool {
 	if f == nil {
 		return false
 	}
-	timer := startTimer()
-	meta, err := s.writeCheckpoint(f)
+	timer, pacer := startTimer(), s.checkpointPacer()
+	meta, err := s.writeCheckpoint(f, pacer)
 	if err != nil {
 		_ = s.fail(fmt.Errorf("checkpoint: %w", err)) // which tells whom it concerns
 		return false
@@ -180,6 +180,7 @@ func (s *Store) takeCheckpoint() bool {
 	s.publishCheckpoint(f, meta)
 	took := timer.elapsed()
 	s.config.Metrics.checkpointed(s, took, f.memtable.keys)
+	s.config.Budget.checkpointed(took - pacer.rested)
 	s.log.Debug("checkpoint", "index", meta.Index, "keys", f.memtable.keys,
 		"bytes", f.memtable.bytes.Load(), "seconds", took.Seconds())
 	s.checkpoint.finished()
@@ -236,7 +237,7 @@ func (s *Store) frozenNow() *frozen {
 func (s *Store) freeze() *frozen {
 	v := s.view.Load()
 	s.view.Store(&view{active: newMemtable(s.seed, s.published.Load().State), frozen: v.active, file: v.file})
-	s.markFull(false)
+	s.writeLess()
 	s.checkpoint.wanted.Store(false) // whoever asked so far asked for this one
 	state := s.published.Load()
 	s.dropping.Store(state.KeepSince)
@@ -244,7 +245,7 @@ func (s *Store) freeze() *frozen {
 }
 
 // writeCheckpoint writes f in one transaction.
-func (s *Store) writeCheckpoint(f *frozen) (meta SnapshotMeta, err error) {
+func (s *Store) writeCheckpoint(f *frozen, pacer *pacer) (meta SnapshotMeta, err error) {
 	s.config.step("checkpoint:frozen")
 	panicked := true
 	err = guard(func() error {
@@ -253,7 +254,6 @@ func (s *Store) writeCheckpoint(f *frozen) (meta SnapshotMeta, err error) {
 			panicked = false
 			return err
 		}
-		pacer := s.checkpointPacer()
 		f.file.writer.pacer = pacer
 		w, err := newCheckpointWriter(tx, f, pacer)
 		if err == nil {
@@ -283,7 +283,7 @@ func (s *Store) writeCheckpoint(f *frozen) (meta SnapshotMeta, err error) {
 func (s *Store) checkpointPacer() *pacer {
 	p := s.newPacer(func() bool {
 		b := s.config.Budget
-		return s.checkpoint.wanted.Load() || b.full.Load() > 0 || b.used.Load() > b.pressure/2
+		return s.checkpoint.wanted.Load() || b.used.Load() > b.pressure/2 || b.pressed()
 	})
 	p.roused = s.checkpoint.wake
 	return p

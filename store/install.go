@@ -195,7 +195,7 @@ func (s *Store) swapState(f *file) error {
 	s.dropReader()
 	// The view goes first: readers load it after the state.
 	s.view.Store(&view{active: newMemtable(s.seed, state.State), file: f})
-	s.markFull(false)
+	s.writeLess()
 	s.published.Store(state)
 	s.durable.Store(&meta)
 	s.dropping.Store(meta.KeepSince)

@@ -24,6 +24,7 @@ type pacer struct {
 	roused <-chan struct{} // gives something when urgent may have changed; nil: it does not
 	step   timer
 	pause  *time.Timer // nil: it has not rested yet
+	rested time.Duration
 }
 
 func (s *Store) newPacer(urgent func() bool) *pacer {
@@ -43,7 +44,7 @@ func (p *pacer) breathe() {
 }
 
 func (p *pacer) rest(d time.Duration) {
-	s := p.store
+	s, t := p.store, startTimer()
 	if p.pause == nil {
 		p.pause = time.NewTimer(d)
 	} else {
@@ -56,4 +57,5 @@ func (p *pacer) rest(d time.Duration) {
 	case <-s.failed:
 	case <-s.stop:
 	}
+	p.rested += t.elapsed()
 }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"testing"
+	"testing/synctest"
 
 	"go.etcd.io/bbolt"
 
@@ -83,27 +84,54 @@ func TestPagesOfACheckpoint(t *testing.T) {
 	}
 }
 
-// TestRewriteGivesWay: a store that is full waits for its checkpoint, and all
-// stores of the node with it, so a rewrite must not keep it waiting.
+// TestRewriteGivesWay: a store that memory runs short for waits for its checkpoint, and
+// all stores of the node with it, so a rewrite must not keep it waiting.
 func TestRewriteGivesWay(t *testing.T) {
-	cfg := testConfig(t.TempDir())
-	cfg.Budget = NewBudget(BudgetConfig{})
-	s := mustOpen(t, cfg)
-	defer s.Close()
-	load(t, s, 0, 40*loadKeys, 8<<10, func() {}) // more than one transaction's worth
-	mustCheckpoint(t, s)
-	cfg.Budget.markFull(true)
-	s.checkpoint.wanted.Store(true)
-	if _, err := s.rewriteFile(); !errors.Is(err, errRewriteStopped) {
-		t.Errorf("a rewrite while a store is full: %v, want that it stops", err)
-	}
-	s.checkpoint.wanted.Store(false)
-	if _, err := s.rewriteFile(); err != nil {
-		t.Errorf("a rewrite that keeps no checkpoint waiting: %v", err)
-	}
-	cfg.Budget.markFull(false)
-	if _, err := s.rewriteFile(); err != nil {
-		t.Errorf("a rewrite with nothing else to do: %v", err)
+	for _, c := range []struct{ wanted, pressed bool }{{true, true}, {true, false}, {false, true}} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			cfg := testConfig(dir)
+			cfg.RewriteMinBytes, cfg.RewriteFreePercent = 1, 1
+			cfg.Budget = NewBudget(BudgetConfig{})
+			var s *Store
+			attempts := 0
+			cfg.step = func(name string) {
+				if name != "rewrite:created" {
+					return
+				}
+				if attempts++; attempts == 1 {
+					s.checkpoint.wanted.Store(c.wanted)
+					if c.pressed {
+						s.account.toWrite.Store(cfg.Budget.pressure + 1)
+					}
+				}
+			}
+			s = mustOpen(t, cfg)
+			defer s.Close()
+			<-cfg.Budget.rewrite
+			for range 3 { // the pages that one frees are the next one's to use
+				load(t, s, 0, 10*loadKeys, 8<<10, func() {}) // more than one transaction's worth
+				mustCheckpoint(t, s)
+			}
+			synctest.Wait()
+			before := s.view.Load().file
+			cfg.Budget.rewrite <- struct{}{}
+			synctest.Wait()
+			if attempts != 1 {
+				t.Fatalf("%d attempts, want 1", attempts)
+			}
+			if gaveWay := s.view.Load().file == before; gaveWay != (c.wanted && c.pressed) {
+				t.Errorf("%+v: the rewrite gave way: %v", c, gaveWay)
+			}
+			for range 2 { // it comes back to it
+				load(t, s, 0, loadKeys, 8<<10, func() {})
+				mustCheckpoint(t, s)
+			}
+			synctest.Wait()
+			if s.view.Load().file == before {
+				t.Errorf("%+v: the file is never rewritten", c)
+			}
+		})
 	}
 }
 

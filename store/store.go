@@ -201,7 +201,7 @@ func (s *Store) load(f *file) error {
 	s.durable.Store(&meta)
 	s.dropping.Store(meta.KeepSince)
 	s.view.Store(&view{active: newMemtable(s.seed, state.State), file: f})
-	s.markFull(false)
+	s.writeLess()
 	return nil
 }
 
