@@ -35,12 +35,13 @@ type Budget struct {
 	used     atomic.Int64
 	slot     chan struct{} // holds one token; who has it may checkpoint
 	rewrite  chan struct{} // holds one token; who has it may rewrite its file
+	clock    timer
 
 	mu      sync.Mutex // guards the fields below
 	stores  []*Store
 	freed   chan struct{} // closed, and replaced, when the level has fallen
 	took    time.Duration // the last checkpoint, without its rests
-	crossed time.Time     // when the level, going by degrees, was at the pressure mark
+	crossed time.Duration // by the clock: when the level, going by degrees, was at the pressure mark
 }
 
 // NewBudget makes a budget; zero fields take their defaults.
@@ -56,6 +57,7 @@ func NewBudget(c BudgetConfig) *Budget {
 		pressure: c.NodeBytes / 4 * 3,
 		slot:     make(chan struct{}, 1),
 		rewrite:  make(chan struct{}, 1),
+		clock:    startTimer(),
 		freed:    make(chan struct{}),
 	}
 	b.slot <- struct{}{}
@@ -70,7 +72,7 @@ func (b *Budget) Used() int64 { return b.used.Load() }
 // the state machine: what has been committed must be applied.
 func (b *Budget) Wait(ctx context.Context) error {
 	for {
-		room, freed := b.room(time.Now())
+		room, freed := b.room()
 		if room <= 0 {
 			return nil
 		}
@@ -92,7 +94,7 @@ func (b *Budget) Wait(ctx context.Context) error {
 
 // room returns after how long there will be room if nothing is freed, and what is
 // closed when something is.
-func (b *Budget) room(now time.Time) (time.Duration, <-chan struct{}) {
+func (b *Budget) room() (time.Duration, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	level, limit := b.level(), b.config.NodeBytes
@@ -105,10 +107,9 @@ func (b *Budget) room(now time.Time) (time.Duration, <-chan struct{}) {
 		due = time.Duration(float64(b.took) * -math.Log(left))
 	}
 	// Time in which little was admitted is no credit for later, but for what is under way.
-	if earliest := now.Add(-due - b.took/16); b.crossed.Before(earliest) {
-		b.crossed = earliest
-	}
-	return b.crossed.Add(due).Sub(now), b.freed
+	now := b.clock.elapsed()
+	b.crossed = max(b.crossed, now-due-b.took/16)
+	return b.crossed + due - now, b.freed
 }
 
 // level is what there is of what NodeBytes bounds: in memory, or of the store that has

@@ -17,6 +17,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/store/vfs"
 	"github.com/kvd-io/kvd/test/seeded"
 )
@@ -148,6 +149,67 @@ func TestFlippedRecord(t *testing.T) {
 			t.Errorf("bit %d: Get: %v", bit, err)
 		}
 		s.Close()
+	}
+}
+
+// TestNamesOfTheState damages the names of the records that a store begins with: one that
+// is not found must not pass for one that was never written.
+func TestNamesOfTheState(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	s := mustOpen(t, cfg)
+	b := s.Begin(1, 1)
+	b.SetSlots(slot.Set{})
+	b.Commit(1)
+	s.SetConfiguration(2, 1, []byte("configuration"))
+	mustCheckpoint(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(cfg.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range [][]byte{formatKey, stateKey, slotsKey, configurationKey} {
+		for _, renamed := range []bool{false, true} {
+			cfg.Path = filepath.Join(t.TempDir(), "data.db")
+			if err := os.WriteFile(cfg.Path, good, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			mustUpdate(t, cfg.Path, func(tx *bbolt.Tx) error {
+				meta := tx.Bucket(metaBucket)
+				other := bytes.Clone(name)
+				other[len(name)/2] ^= 0x10
+				value := bytes.Clone(meta.Get(name))
+				if value == nil {
+					t.Fatalf("there is no %q", name)
+				}
+				if err := meta.Delete(name); err != nil || !renamed {
+					return err
+				}
+				return meta.Put(other, value)
+			})
+			s, err := Open(cfg)
+			if err == nil {
+				s.Close()
+			}
+			never := !renamed && (string(name) == string(slotsKey) || string(name) == string(configurationKey))
+			if ok := errors.Is(err, ErrCorrupt) || errors.Is(err, ErrForeign); ok == never {
+				t.Errorf("%q, renamed %v: %v", name, renamed, err)
+			}
+		}
+	}
+}
+
+// mustUpdate changes a file that no store has open.
+func mustUpdate(t *testing.T, path string, change func(*bbolt.Tx) error) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Update(change); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -67,7 +67,7 @@ const (
 // stateFields is the number of integers in the state record.
 const stateFields = 9
 
-// writeFormat makes the buckets of a new file.
+// writeFormat makes the buckets of a new file, and the zero state.
 func writeFormat(tx *bbolt.Tx) error {
 	for _, name := range allBuckets {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
@@ -75,7 +75,11 @@ func writeFormat(tx *bbolt.Tx) error {
 		}
 	}
 	format := binary.BigEndian.AppendUint32([]byte(formatMagic), formatNumber)
-	return tx.Bucket(metaBucket).Put(formatKey, seal(formatKey, format))
+	meta := tx.Bucket(metaBucket)
+	if err := meta.Put(formatKey, seal(formatKey, format)); err != nil {
+		return err
+	}
+	return writeState(meta, new(snapshot))
 }
 
 // checkFormat reports whether a file is one of ours and one that we can read.
@@ -129,12 +133,15 @@ func writeState(meta *bbolt.Bucket, s *snapshot) error {
 	return nil
 }
 
-// readState is the inverse of writeState; a new file has the zero state.
+// readState is the inverse of writeState.
 func readState(meta *bbolt.Bucket) (*snapshot, error) {
+	if err := checkNames(meta); err != nil {
+		return nil, err
+	}
 	s := new(snapshot)
 	sealed := meta.Get(stateKey)
 	if sealed == nil {
-		return s, nil
+		return nil, fmt.Errorf("state record: %w: it is missing", ErrCorrupt)
 	}
 	data, err := unseal(stateKey, sealed)
 	if err != nil {
@@ -166,6 +173,18 @@ func readState(meta *bbolt.Bucket) (*snapshot, error) {
 		s.Configuration = append([]byte{}, data...)
 	}
 	return s, nil
+}
+
+// checkNames refuses records that no writer has made: one whose name is damaged would
+// look as if it had never been written.
+func checkNames(meta *bbolt.Bucket) error {
+	return meta.ForEach(func(name, _ []byte) error {
+		switch string(name) {
+		case string(formatKey), string(stateKey), string(slotsKey), string(configurationKey):
+			return nil
+		}
+		return fmt.Errorf("record %q of bucket %q: %w: nothing has that name", name, metaBucket, ErrCorrupt)
+	})
 }
 
 // SnapshotMeta describes a checkpoint, and the snapshot that can be made of it.
