@@ -62,6 +62,7 @@ var commands = []command{
 	{"restart", "time to serve again after a stop and after kill -9, by number of keys", runRestart},
 	{"shards", "1, 4, 16 and 64 shards under the same load, and idle", runShards},
 	{"watch", "what 100 watches cost those who write, and the events that they are told", runWatch},
+	{"delay", "how much later events come to a watch of all shards than to one of theirs alone", runDelays},
 	{"compact", "how long puts wait while the history of a million keys is dropped, and what that gives back", runCompact},
 	{"failover", "time without writes after kill -9, SIGSTOP, a stop and a one-way partition of a leader", runFailover},
 }
@@ -126,7 +127,7 @@ func parseFlags(args []string) (options, error) {
 	flags.StringVar(&o.dir, "dir", "bin", "`directory` on the disk to measure; data goes below it and is removed")
 	flags.BoolVar(&o.keep, "keep", false, "keep data and logs")
 	flags.StringVar(&o.kvdBinary, "kvd", "bin/kvd", "kvd `binary`")
-	flags.StringVar(&o.kvdFaults, "kvd-faults", "bin/kvd-faults", "kvd `binary` built with the tag faults (failover)")
+	flags.StringVar(&o.kvdFaults, "kvd-faults", "bin/kvd-faults", "kvd `binary` built with the tag faults (failover, delay)")
 	flags.StringVar(&o.etcdBinary, "etcd", "bin/etcd", "etcd `binary`")
 	flags.StringVar(&nodeArgs, "kvd-args", "", "more `flags` for the kvd nodes, separated by spaces")
 	flags.Int64Var(&o.keys, "keys", 5_000_000, "load, restart: keys to load")

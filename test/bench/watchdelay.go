@@ -1,0 +1,238 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/cmd/kvctl/bench"
+)
+
+const (
+	// clockOff is how far one node's clock is off.
+	clockOff = 10 * time.Second
+	// delayWrites are made to each shard in turn, and a delayPause lies between two.
+	delayWrites      = 200
+	quickDelayWrites = 50
+	delayPause       = 10 * time.Millisecond
+	// delayLoad is what is written to all shards meanwhile, if anything is, a second.
+	delayLoad = 500
+)
+
+// runDelays measures how much later events come to a watch of all shards than to one of
+// their shard alone: with clocks that agree, and with one that is off; while the other
+// shards are idle, and while all are written to.
+func runDelays(ctx context.Context, o options) (err error) {
+	dir := filepath.Join(o.dir, "watch-delay")
+	k, err := newKvd(o, dir, o.shards)
+	if err != nil {
+		return err
+	}
+	clocks, err := k.skewed(o.kvdFaults)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, k.nodes().kill(), o.remove(dir)) }()
+	if err := launch(ctx, k, 0); err != nil {
+		return err
+	}
+	writes := delayWrites
+	if o.quick {
+		writes = quickDelayWrites
+	}
+	t := markdown{{"clock of one node", "other shards", "events", "p50", "p99", "longest"}}
+	for _, off := range []time.Duration{0, clockOff, -clockOff} {
+		if err := setClock(clocks[0], off); err != nil {
+			return err
+		}
+		for _, load := range []float64{0, delayLoad} {
+			delays, err := measureDelays(ctx, k, writes, load)
+			if err != nil {
+				return err
+			}
+			others := "idle"
+			if load > 0 {
+				others = fmt.Sprintf("%.0f puts/s", load)
+			}
+			at := func(share float64) string {
+				return delays[int(share*float64(len(delays)-1))].Round(10 * time.Microsecond).String()
+			}
+			t = append(t, []string{fmt.Sprintf("%+v", off), others, fmt.Sprint(len(delays)), at(0.5), at(0.99), at(1)})
+		}
+	}
+	fmt.Printf("\nhow much later an event comes to a watch of all shards than to one of its shard alone\n\n")
+	return t.print(os.Stdout)
+}
+
+// envClock tells a kvd that was built with the tag faults by how much its wall clock is
+// off: a file of 8 bytes, in nanoseconds.
+const envClock = "FAULTS_CLOCK"
+
+// skewed gives each node a clock that can be off, and returns their files.
+func (k *kvd) skewed(binary string) (clocks []string, err error) {
+	for i, n := range k.processes {
+		path := filepath.Join(k.root, k.names[i]+".clock")
+		if err := setClock(path, 0); err != nil {
+			return nil, err
+		}
+		n.binary = binary
+		n.env = append(n.env, envClock+"="+path)
+		clocks = append(clocks, path)
+	}
+	return clocks, nil
+}
+
+// measureDelays writes to each shard in turn, and returns the delays, sorted.
+func measureDelays(ctx context.Context, k *kvd, writes int, load float64) (delays []time.Duration, err error) {
+	probes, err := k.probes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	if load > 0 {
+		t, err := k.target(false)
+		if err != nil {
+			return nil, err
+		}
+		defer t.close() //nolint:errcheck // of what only makes a load
+		cfg := hot(bench.Put, 64)
+		cfg.Rate, cfg.Duration = load, time.Hour
+		running.Go(func() { _, _ = bench.Run(ctx, t, cfg) })
+	}
+	for _, p := range probes {
+		some, err := delaysOf(ctx, k, p.key, writes)
+		if err != nil {
+			return nil, err
+		}
+		delays = append(delays, some...)
+	}
+	slices.Sort(delays)
+	return delays, nil
+}
+
+// delaysOf writes to one key, and returns by how much later a watch of everything is
+// told than one of the key.
+func delaysOf(ctx context.Context, k *kvd, key string, writes int) (delays []time.Duration, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	var watches [2]*arrivals
+	defer watching.Wait()
+	defer cancel()
+	for i, o := range []client.WatchOption{client.Key(key), client.Prefix("")} {
+		c, err := client.New(client.Config{Endpoints: k.endpoints})
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close() //nolint:errcheck // of a reader
+		a := &arrivals{key: key, at: make(map[uint64]time.Time), came: make(chan uint64, 1)}
+		watches[i] = a
+		watching.Go(func() { a.err = a.follow(ctx, c, o); close(a.came) })
+	}
+	writer, err := client.New(client.Config{Endpoints: k.endpoints})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, writer.Close()) }()
+	for told := false; !told; { // until both have begun
+		kv, err := writer.Put(ctx, key, nil)
+		if err != nil {
+			return nil, err
+		}
+		told = true
+		for _, a := range watches {
+			told = a.await(kv.Revision, time.Second) && told
+		}
+	}
+	for range writes {
+		kv, err := writer.Put(ctx, key, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range watches {
+			if !a.await(kv.Revision, eventWait) {
+				return nil, fmt.Errorf("an event has not come after %v: %w", eventWait, cmp.Or(a.err, context.Cause(ctx)))
+			}
+		}
+		delays = append(delays, watches[1].when(kv.Revision).Sub(watches[0].when(kv.Revision)))
+		if err := pause(ctx, delayPause); err != nil {
+			return nil, err
+		}
+	}
+	return delays, nil
+}
+
+// arrivals is when a watch was told of the revisions of a key.
+type arrivals struct {
+	key  string
+	came chan uint64 // closed when the watch has ended
+	err  error       // why; to be read after that
+
+	mu sync.Mutex // guards at
+	at map[uint64]time.Time
+}
+
+func (a *arrivals) follow(ctx context.Context, c *client.Client, o client.WatchOption) error {
+	for u, err := range c.Watch(ctx, o) {
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		for _, e := range u.Events {
+			if e.KV.Key != a.key {
+				continue
+			}
+			a.mu.Lock()
+			a.at[e.KV.ModRevision] = now
+			a.mu.Unlock()
+			select {
+			case a.came <- e.KV.ModRevision:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+// await waits until the watch has been told of a revision.
+func (a *arrivals) await(revision uint64, limit time.Duration) bool {
+	late := time.After(limit)
+	for a.when(revision).IsZero() {
+		select {
+		case _, more := <-a.came:
+			if !more {
+				return false
+			}
+		case <-late:
+			return false
+		}
+	}
+	return true
+}
+
+func (a *arrivals) when(revision uint64) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.at[revision]
+}
+
+// setClock has a clock be off.
+func setClock(path string, by time.Duration) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600) // not cut: it is mapped
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(binary.NativeEndian.AppendUint64(nil, uint64(by)), 0)
+	return errors.Join(err, f.Close())
+}
