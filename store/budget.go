@@ -33,6 +33,7 @@ type Budget struct {
 	config   BudgetConfig
 	pressure int64 // above it the fullest store is told to checkpoint
 	used     atomic.Int64
+	awaited  atomic.Int32  // callers that wait for background work
 	slot     chan struct{} // holds one token; who has it may checkpoint
 	rewrite  chan struct{} // holds one token; who has it may rewrite its file
 	clock    timer

@@ -71,6 +71,7 @@ func (s *Store) requestCheckpoint() {
 // synced.
 func (s *Store) Checkpoint(ctx context.Context) error {
 	index := s.AppliedIndex()
+	defer s.awaitBackground()()
 	for {
 		if err := s.usable(); err != nil {
 			return err
@@ -90,6 +91,17 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 	}
 }
 
+// awaitBackground has the background work of the node know, until the end that it
+// returns is called, that somebody waits for what this store's has to do.
+func (s *Store) awaitBackground() (end func()) {
+	s.awaited.Add(1)
+	s.config.Budget.awaited.Add(1)
+	return func() {
+		s.config.Budget.awaited.Add(-1)
+		s.awaited.Add(-1)
+	}
+}
+
 // run writes checkpoints when asked, and when nothing has been applied for a
 // while, until the store is closed or fails.
 func (s *Store) run() {
@@ -104,7 +116,9 @@ func (s *Store) run() {
 		select {
 		case <-s.checkpoint.wake:
 		case <-s.rewriteSlot():
+			s.checkpoint.rested.Store(false) // a small one would only be in its way
 			s.shrink()
+			rested.Reset(0)
 			s.config.Budget.rewrite <- struct{}{}
 		case <-rested.C:
 			s.checkpoint.rested.Store(true)
@@ -119,11 +133,11 @@ func (s *Store) run() {
 		wanted := s.checkpoint.wanted.Swap(false)
 		if s.dirty() && (quiet || wanted) {
 			s.checkpoint.rested.Store(false)
-			t := startTimer()
-			if !s.takeCheckpoint() {
+			worked, ok := s.takeCheckpoint()
+			if !ok {
 				return
 			}
-			rested.Reset(paceRest * t.elapsed())
+			rested.Reset(paceRest * worked)
 			s.considerRewrite()
 		}
 		// The clock runs only while there is something to write: an idle store
@@ -155,37 +169,39 @@ func (s *Store) stillDirty() bool {
 	return true
 }
 
-// takeCheckpoint writes one checkpoint when the store and its node are free to;
-// false: the store is closed or has failed.
-func (s *Store) takeCheckpoint() bool {
+// takeCheckpoint writes one checkpoint when the store and its node are free to, and
+// returns how long that took without its rests; false: the store is closed or has
+// failed.
+func (s *Store) takeCheckpoint() (worked time.Duration, ok bool) {
 	if !s.takeToken(s.checkpoint.turn) {
-		return false
+		return 0, false
 	}
 	defer func() { s.checkpoint.turn <- struct{}{} }()
 	slot := s.config.Budget.slot
 	if !s.takeToken(slot) {
-		return false
+		return 0, false
 	}
 	defer func() { slot <- struct{}{} }()
 	f := s.frozenNow()
 	if f == nil {
-		return false
+		return 0, false
 	}
 	timer, pacer := startTimer(), s.checkpointPacer()
 	meta, err := s.writeCheckpoint(f, pacer)
 	if err != nil {
 		_ = s.fail(fmt.Errorf("checkpoint: %w", err)) // which tells whom it concerns
-		return false
+		return 0, false
 	}
 	s.publishCheckpoint(f, meta)
 	took := timer.elapsed()
+	worked = took - pacer.rested
 	s.config.Metrics.checkpointed(s, took, f.memtable.keys)
-	s.config.Budget.checkpointed(took - pacer.rested)
+	s.config.Budget.checkpointed(worked)
 	s.log.Debug("checkpoint", "index", meta.Index, "keys", f.memtable.keys,
 		"bytes", f.memtable.bytes.Load(), "seconds", took.Seconds())
 	s.checkpoint.finished()
 	s.config.OnCheckpoint(meta.Index)
-	return true
+	return worked, true
 }
 
 // takeToken waits for a token; false: the store is closed or has failed.
@@ -254,7 +270,7 @@ func (s *Store) writeCheckpoint(f *frozen, pacer *pacer) (meta SnapshotMeta, err
 			panicked = false
 			return err
 		}
-		f.file.writer.pacer = pacer
+		f.file.writer.begin(pacer)
 		w, err := newCheckpointWriter(tx, f, pacer)
 		if err == nil {
 			err = w.write()
@@ -278,15 +294,13 @@ func (s *Store) writeCheckpoint(f *frozen, pacer *pacer) (meta SnapshotMeta, err
 	return meta, err
 }
 
-// checkpointPacer lets a checkpoint take its time while memory is plentiful and
-// nobody wants another one.
+// checkpointPacer lets a checkpoint take its time while memory is plentiful, this store
+// wants no other one, and nobody waits for one of the node's.
 func (s *Store) checkpointPacer() *pacer {
-	p := s.newPacer(func() bool {
-		b := s.config.Budget
-		return s.checkpoint.wanted.Load() || b.used.Load() > b.pressure/2 || b.pressed()
+	b := s.config.Budget
+	return s.newPacer(func() bool {
+		return s.checkpoint.wanted.Load() || b.awaited.Load() > 0 || b.used.Load() > b.pressure/2 || b.pressed()
 	})
-	p.roused = s.checkpoint.wake
-	return p
 }
 
 // publishCheckpoint makes readers look in the file for what f has written.

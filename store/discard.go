@@ -7,53 +7,53 @@ import "os"
 // meanwhile, the log above all: 0.2 s for 650 MiB on ext4, 13 ms for 16.
 const discardStep = 4 << 20
 
-// replaced is a data file whose place another one takes.
-type replaced struct {
+// outgoing is a file that loses its name.
+type outgoing struct {
 	file   *file
 	handle *os.File // to shorten it with; nil: the file system frees all of it at once
 }
 
-// aboutToReplace prepares discard while the data file still has its name.
-func (s *Store) aboutToReplace() replaced {
-	r := replaced{file: s.view.Load().file}
-	h, err := s.config.FS.OpenFile(s.config.Path, os.O_WRONLY, 0)
+// outgoing prepares discard while the file still has its name.
+func (s *Store) outgoing(f *file, path string) outgoing {
+	o := outgoing{file: f}
+	h, err := s.config.FS.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
-		s.log.Warn("the data file to be replaced will be freed at once", "error", err)
-		return r
+		s.log.Warn("a data file will be freed at once", "error", err)
+		return o
 	}
-	r.handle = h
-	return r
+	o.handle = h
+	return o
 }
 
-// keep undoes aboutToReplace.
-func (r replaced) keep() {
-	if r.handle != nil {
-		_ = r.handle.Close()
+// keep undoes that.
+func (o outgoing) keep() {
+	if o.handle != nil {
+		_ = o.handle.Close()
 	}
 }
 
-// discard closes a file that has been replaced behind its last user and gives its
+// discard closes a file that has lost its name behind its last user and gives its
 // room back in steps. It returns at once.
-func (s *Store) discard(r replaced) {
-	r.file.retire()
-	if r.handle == nil {
+func (s *Store) discard(o outgoing) {
+	o.file.retire()
+	if o.handle == nil {
 		return
 	}
 	s.discards.Go(func() {
-		defer r.keep()
+		defer o.keep()
 		select {
-		case <-r.file.closed:
+		case <-o.file.closed:
 		case <-s.stop: // what is left goes with its last user
 			return
 		}
-		info, err := r.handle.Stat()
-		if err != nil || r.file.isBroken() { // and may be mapped for ever
+		info, err := o.handle.Stat()
+		if err != nil || o.file.isBroken() { // and may be mapped for ever
 			return
 		}
 		p := s.newPacer(func() bool { return false })
 		for size := info.Size(); size > 0 && s.usable() == nil; p.breathe() {
 			size = max(0, size-discardStep)
-			if r.handle.Truncate(size) != nil {
+			if o.handle.Truncate(size) != nil {
 				return // closing it does the same
 			}
 		}

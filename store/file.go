@@ -48,7 +48,7 @@ type fileOptions struct {
 	fs        vfs.FS
 	mmapBytes int64
 	timeout   time.Duration
-	noSync    bool // while it is being built; the builder syncs once
+	noSync    bool // while it is being built; the builder syncs
 }
 
 // openFile opens the data file at path, which is created if create is set and

@@ -147,6 +147,7 @@ func (s *Store) Install(i *Install) error {
 		i.Abort()
 		return nil
 	}
+	defer s.awaitBackground()()
 	if !s.takeToken(s.checkpoint.turn) {
 		return s.usable()
 	}
@@ -156,7 +157,7 @@ func (s *Store) Install(i *Install) error {
 		return fmt.Errorf("open install: %w", err)
 	}
 	i.ready = false
-	replaced := s.aboutToReplace()
+	replaced := s.outgoing(s.view.Load().file, s.config.Path)
 	if err := s.moveIntoPlace(i.path); err != nil {
 		replaced.keep()
 		f.retire()

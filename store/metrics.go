@@ -21,7 +21,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		checkpoints: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "kvd_store_checkpoint_seconds",
-			Help:    "Time to write a checkpoint, its fsyncs included.",
+			Help:    "Time to write a checkpoint, its fsyncs and rests included.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
 		}, []string{"shard"}),
 		written: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -10,6 +10,9 @@ const (
 	// paceRest is how long it rests then, in times that the step took.
 	paceRest = 7
 
+	// paceLook is after how much rest it looks whether it has become urgent.
+	paceLook = 20 * time.Millisecond
+
 	// smallCheckpoint is what a checkpoint should write where little is written: it
 	// is synced in one go, and the log's syncs wait for that. While there is much to
 	// write, fewer and larger ones cost less.
@@ -20,10 +23,8 @@ const (
 // the disk and the processor are the same. Used by one goroutine.
 type pacer struct {
 	store  *Store
-	urgent func() bool     // there is no time to rest
-	roused <-chan struct{} // gives something when urgent may have changed; nil: it does not
+	urgent func() bool // there is no time to rest
 	step   timer
-	pause  *time.Timer // nil: it has not rested yet
 	rested time.Duration
 }
 
@@ -37,25 +38,21 @@ func (p *pacer) breathe() {
 	if took < paceStep {
 		return
 	}
-	if !p.urgent() {
-		p.rest(took * paceRest)
+	for due := took * paceRest; due > 0 && !p.urgent() && p.store.usable() == nil; {
+		due -= p.rest(min(due, paceLook))
 	}
 	p.step = startTimer()
 }
 
-func (p *pacer) rest(d time.Duration) {
-	s, t := p.store, startTimer()
-	if p.pause == nil {
-		p.pause = time.NewTimer(d)
-	} else {
-		p.pause.Reset(d)
-	}
+func (p *pacer) rest(d time.Duration) time.Duration {
+	t, pause := startTimer(), time.NewTimer(d)
+	defer pause.Stop()
 	select {
-	case <-p.pause.C:
-	case <-p.roused:
-		s.checkpoint.rouse() // it was meant for the background goroutine
-	case <-s.failed:
-	case <-s.stop:
+	case <-pause.C:
+	case <-p.store.failed:
+	case <-p.store.stop:
 	}
-	p.rested += t.elapsed()
+	took := t.elapsed()
+	p.rested += took
+	return took
 }

@@ -4,4 +4,4 @@ package store
 
 import "os"
 
-func waitForDisk(*os.File) {}
+func waitForDisk(*os.File) error { return nil }

@@ -45,8 +45,12 @@ func (s *Store) considerRewrite() {
 		r.rest--
 		return
 	}
+	r.due = s.mostlyFree()
+}
+
+func (s *Store) mostlyFree() bool {
 	total, free := s.view.Load().file.size()
-	r.due = total >= s.config.RewriteMinBytes && free*100 >= total*int64(s.config.RewriteFreePercent)
+	return total >= s.config.RewriteMinBytes && free*100 >= total*int64(s.config.RewriteFreePercent)
 }
 
 // rewriteSlot gives the token to rewrite with when it is due, else nothing.
@@ -60,7 +64,13 @@ func (s *Store) rewriteSlot() <-chan struct{} {
 // shrink rewrites the data file. The caller has the token of rewriteSlot.
 func (s *Store) shrink() {
 	r := &s.rewrite
+	if s.checkpoint.wanted.Load() { // which goes first
+		return
+	}
 	r.due = false
+	if !s.mostlyFree() { // since it was due, another file has been installed
+		return
+	}
 	before, _ := s.view.Load().file.size()
 	timer := startTimer()
 	after, err := s.rewriteFile()
@@ -98,12 +108,13 @@ func (s *Store) rewriteFile() (size int64, err error) {
 		if errors.Is(err, ErrCorrupt) {
 			f.breakDown()
 		}
-		f.retire()
-		<-f.closed
-		return 0, errors.Join(err, s.config.FS.Remove(path))
+		copied := s.outgoing(f, path)
+		err = errors.Join(err, s.config.FS.Remove(path))
+		s.discard(copied)
+		return 0, err
 	}
 	s.config.step("rewrite:synced")
-	replaced := s.aboutToReplace()
+	replaced := s.outgoing(old, s.config.Path)
 	if err := s.moveIntoPlace(path); err != nil {
 		replaced.keep()
 		f.retire()
@@ -138,9 +149,9 @@ func (s *Store) copyInto(f, old *file) error {
 			return err
 		}
 		defer src.Rollback() //nolint:errcheck // of a read transaction
-		c := &copier{store: s, file: f, pacer: s.newPacer(s.checkpoint.wanted.Load)}
-		c.pacer.roused = s.checkpoint.wake
-		f.writer.pacer = c.pacer
+		c := &copier{store: s, file: f, pacer: s.newPacer(func() bool {
+			return s.checkpoint.wanted.Load() || s.awaited.Load() > 0
+		})}
 		if err := c.begin(); err != nil {
 			return err
 		}
@@ -170,6 +181,7 @@ type copier struct {
 
 func (c *copier) begin() (err error) {
 	c.bytes = 0
+	c.file.writer.begin(c.pacer)
 	c.tx, err = c.file.db.Begin(true)
 	return err
 }
@@ -254,7 +266,7 @@ func (c *copier) turn(path [][]byte) (*bbolt.Bucket, error) {
 	if err := c.commit(); err != nil {
 		return nil, err
 	}
-	if s.usable() != nil || (s.checkpoint.wanted.Load() && s.config.Budget.pressed()) {
+	if s.usable() != nil || s.awaited.Load() > 0 || (s.checkpoint.wanted.Load() && s.config.Budget.pressed()) {
 		return nil, errRewriteStopped
 	}
 	if err := c.begin(); err != nil {

@@ -49,7 +49,8 @@ type Store struct {
 	installs   atomic.Uint64 // numbers the files of installs
 	checkpoint checkpointer
 	rewrite    rewriteState
-	discards   sync.WaitGroup // of files that have been replaced
+	awaited    atomic.Int32   // callers that wait for background work
+	discards   sync.WaitGroup // of files that have lost their names
 
 	failure  atomic.Pointer[error]
 	failOnce sync.Once
@@ -91,6 +92,9 @@ func Open(cfg Config) (*Store, error) {
 	if err := s.load(f); err != nil {
 		f.retire()
 		return nil, fmt.Errorf("open store %s: %w", filepath.Base(cfg.Path), err)
+	}
+	if f.writer.write == nil {
+		s.log.Warn("this version of bbolt does not let its writes be paced: others wait for checkpoints longer")
 	}
 	s.config.Metrics.opened(s)
 	cfg.Budget.join(s)
