@@ -429,7 +429,7 @@ func closeNow(t *testing.T, n *server.Node) {
 func TestCloseAnswers(t *testing.T) {
 	c := startCluster(t, 1)
 	b := openBatch(t, c.kv("n1"))
-	acked := make(chan int, 1)
+	acked, some := make(chan int, 1), make(chan struct{})
 	go func() {
 		n := 0
 		for {
@@ -442,7 +442,9 @@ func TestCloseAnswers(t *testing.T) {
 				return
 			}
 			if resp.Error == nil && resp.Writes[0].Error == nil {
-				n++
+				if n++; n == 10 {
+					close(some)
+				}
 			}
 		}
 	}()
@@ -453,12 +455,13 @@ func TestCloseAnswers(t *testing.T) {
 			}
 		}
 	}()
-	time.Sleep(100 * time.Millisecond) // let some pass
+	select {
+	case <-some:
+	case <-time.After(testWait):
+		t.Fatal("nothing is acknowledged")
+	}
 	c.stop("n1")
 	n := <-acked
-	if n == 0 {
-		t.Fatal("nothing was acknowledged before the close")
-	}
 	c.start("n1")
 	c.waitReady()
 	if stored := len(scan(t, c.kv("n1"), &kvdpb.RangeRequest{KeysOnly: true})); stored < n {
