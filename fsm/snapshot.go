@@ -32,7 +32,7 @@ func (s snapshot) Persist(raftSink raft.SnapshotSink) error {
 		return err
 	}
 	// The store gives up when it is closed or fails.
-	if err := s.fsm.store.Checkpoint(context.Background()); err != nil {
+	if err := s.fsm.store.CheckpointAtLeisure(context.Background()); err != nil {
 		return fmt.Errorf("checkpoint for snapshot: %w", err)
 	}
 	if have := s.fsm.store.CheckpointMeta().Index; have < sink.meta.Index {

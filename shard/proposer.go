@@ -109,7 +109,7 @@ func (p *proposer) step(ctx context.Context) bool {
 	if n := p.inFlight.Load(); n == maxInFlight || n > 0 && !full {
 		return false // woken when an entry has been settled, or when one is full
 	}
-	g, _ := p.r.throne.get()
+	g, changed := p.r.throne.get()
 	if g == nil {
 		if !p.r.leading() {
 			p.queue.flush(p.r.notLeader())
@@ -119,8 +119,16 @@ func (p *proposer) step(ctx context.Context) bool {
 	if !g.engine.leads(g.term) {
 		return false // woken when the reign has ended
 	}
-	if p.r.cfg.budget.Wait(ctx) != nil {
-		return false
+	if after, freed := p.r.cfg.budget.Room(); after > 0 {
+		room := time.NewTimer(after)
+		defer room.Stop()
+		select {
+		case <-room.C:
+		case <-freed:
+		case <-changed: // there may be nobody to propose for
+		case <-ctx.Done():
+		}
+		return true
 	}
 	select {
 	case <-p.refused: // raft would refuse again at once

@@ -7,7 +7,7 @@ import (
 
 // account is what a store has charged its budget with.
 type account struct {
-	mu      sync.Mutex // guards what follows and memtable.charged
+	mu      sync.Mutex // guards what follows, and charged and gone of memtables
 	charged int64
 	settled bool // nothing is charged any more: the store is closed or failed
 
@@ -15,18 +15,24 @@ type account struct {
 }
 
 // charge makes the budget know that m holds size bytes.
-func (s *Store) charge(m *memtable, size int64) {
-	a := &s.account
+func (s *Store) charge(m *memtable, size int64) { s.account.set(s.config.Budget, m, size, false) }
+
+// release makes the budget know that m is no longer needed. What is charged for it later,
+// by a batch that was slower than a whole checkpoint, counts for nothing.
+func (s *Store) release(m *memtable) { s.account.set(s.config.Budget, m, 0, true) }
+
+func (a *account) set(b *Budget, m *memtable, size int64, gone bool) {
 	a.mu.Lock()
 	n := size - m.charged
-	if a.settled {
+	if a.settled || m.gone {
 		n = 0
 	}
 	m.charged += n
+	m.gone = m.gone || gone
 	a.charged += n
 	a.mu.Unlock()
 	if n != 0 {
-		s.config.Budget.add(n)
+		b.add(n)
 	}
 }
 

@@ -25,10 +25,10 @@ const (
 // checkpointed, and by the same number what one checkpoint takes to write; it
 // lets one run at a time, and one rewrite. Safe for concurrent use.
 //
-// Checkpoints free memory in lumps. So that callers do not run free and then stand
+// Checkpoints free memory in lumps. So that writers do not run free and then stand
 // still, what is left above the pressure mark is let go by degrees, such that it would
-// never quite be used up: the less is left, the slower. Of what is left, two thirds
-// go in the time that a checkpoint takes.
+// never quite be used up: of what is left, two thirds in the time that a checkpoint
+// takes.
 type Budget struct {
 	config   BudgetConfig
 	pressure int64 // above it the fullest store is told to checkpoint
@@ -38,12 +38,21 @@ type Budget struct {
 	rewrite  chan struct{} // holds one token; who has it may rewrite its file
 	clock    timer
 
-	mu      sync.Mutex // guards the fields below
-	stores  []*Store
-	freed   chan struct{} // closed, and replaced, when the level has fallen
-	took    time.Duration // the last checkpoint, without its rests
-	crossed time.Duration // by the clock: when the level, going by degrees, was at the pressure mark
+	mu       sync.Mutex // guards the fields below
+	stores   []*Store
+	freed    chan struct{} // closed, and replaced, when the level has fallen
+	took     time.Duration // a checkpoint of late, without its rests; 0: there was none
+	frontier float64       // how much may be left, as a part of all that there is above the mark
+	at       time.Duration // by the clock: when it was that much
 }
+
+const (
+	// longestTook bounds what is made of a checkpoint that the disk let stand. Where there
+	// is no room at all, that is when to look again.
+	longestTook = 10 * time.Second
+	// leastLeft is what may be left where it is let go no more slowly.
+	leastLeft = 1e-3
+)
 
 // NewBudget makes a budget; zero fields take their defaults.
 func NewBudget(c BudgetConfig) *Budget {
@@ -69,48 +78,56 @@ func NewBudget(c BudgetConfig) *Budget {
 // Used returns the bytes that are applied and not checkpointed.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// Wait blocks until there is room for more. Those who admit new work call it, never
-// the state machine: what has been committed must be applied.
+// Wait blocks while the budget is exceeded. Those who admit new work call it, or look at
+// Room, never the state machine: what has been committed must be applied.
 func (b *Budget) Wait(ctx context.Context) error {
 	for {
-		room, freed := b.room()
-		if room <= 0 {
+		exceeded, freed := b.look()
+		if !exceeded {
 			return nil
 		}
-		if b.exceeded() {
-			b.relieve()
-		}
-		timer := time.NewTimer(room)
+		b.relieve()
 		select {
 		case <-freed:
-		case <-timer.C:
 		case <-ctx.Done():
-		}
-		timer.Stop()
-		if err := ctx.Err(); err != nil {
-			return err
+			return ctx.Err()
 		}
 	}
 }
 
-// room returns after how long there will be room if nothing is freed, and what is
-// closed when something is.
-func (b *Budget) room() (time.Duration, <-chan struct{}) {
+func (b *Budget) look() (exceeded bool, freed <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	level, limit := b.level(), b.config.NodeBytes
-	if level > limit {
-		return math.MaxInt64, b.freed
+	return b.level() > b.config.NodeBytes, b.freed
+}
+
+// Room returns after how long there is room for new work, by degrees, and what is closed
+// when something has been freed: look again then, or after that time.
+func (b *Budget) Room() (after time.Duration, freed <-chan struct{}) {
+	b.mu.Lock()
+	level, limit, freed := b.level(), b.config.NodeBytes, b.freed
+	if level <= limit {
+		after = b.until(float64(limit-level) / float64(limit-b.pressure))
+		b.mu.Unlock()
+		return after, freed
 	}
-	due := time.Duration(0) // for the level to be where it is, from the mark on
-	if above := level - b.pressure; above > 0 {
-		left := max(float64(limit-level)/float64(limit-b.pressure), 1e-3)
-		due = time.Duration(float64(b.took) * -math.Log(left))
+	b.mu.Unlock()
+	b.relieve()
+	return longestTook, freed
+}
+
+// until returns after how long so much may be left. The caller holds mu.
+func (b *Budget) until(left float64) time.Duration {
+	left = min(max(left, leastLeft), 1)
+	if b.took == 0 {
+		return 0
 	}
-	// Time in which little was admitted is no credit for later, but for what is under way.
 	now := b.clock.elapsed()
-	b.crossed = max(b.crossed, now-due-b.took/16)
-	return b.crossed + due - now, b.freed
+	took := float64(b.took)
+	b.frontier *= math.Exp(-float64(now-b.at) / took)
+	// Time in which little was admitted is no credit for later, but for what is under way.
+	b.frontier, b.at = max(b.frontier, left*math.Exp(-1.0/16)), now
+	return time.Duration(took * math.Log(max(b.frontier/left, 1)))
 }
 
 // level is what there is of what NodeBytes bounds: in memory, or of the store that has
@@ -124,20 +141,16 @@ func (b *Budget) level() int64 {
 }
 
 // pressed reports whether checkpoints are needed before anything else.
-func (b *Budget) pressed() bool { return b.above(b.pressure) }
-
-func (b *Budget) exceeded() bool { return b.above(b.config.NodeBytes) }
-
-func (b *Budget) above(mark int64) bool {
+func (b *Budget) pressed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.level() > mark
+	return b.level() > b.pressure
 }
 
-// checkpointed notes how long a checkpoint took.
+// checkpointed notes how long a checkpoint took. Small ones between say little.
 func (b *Budget) checkpointed(took time.Duration) {
 	b.mu.Lock()
-	b.took = took
+	b.took = min(max(took, b.took*7/8), longestTook)
 	b.mu.Unlock()
 }
 
@@ -168,7 +181,7 @@ func (b *Budget) relieve() {
 	var fullest *Store
 	var most int64
 	for _, s := range b.stores {
-		if n := s.view.Load().active.bytes.Load(); n > most {
+		if n := max(s.view.Load().active.bytes.Load(), s.account.toWrite.Load()); n > most {
 			fullest, most = s, n
 		}
 	}

@@ -68,10 +68,15 @@ func (s *Store) requestCheckpoint() {
 }
 
 // Checkpoint returns when all that was applied at its call is in the file and
-// synced.
+// synced. What is in its way does not rest meanwhile.
 func (s *Store) Checkpoint(ctx context.Context) error {
-	index := s.AppliedIndex()
 	defer s.awaitBackground()()
+	return s.CheckpointAtLeisure(ctx)
+}
+
+// CheckpointAtLeisure is Checkpoint for a caller who has time.
+func (s *Store) CheckpointAtLeisure(ctx context.Context) error {
+	index := s.AppliedIndex()
 	for {
 		if err := s.usable(); err != nil {
 			return err
@@ -116,9 +121,7 @@ func (s *Store) run() {
 		select {
 		case <-s.checkpoint.wake:
 		case <-s.rewriteSlot():
-			s.checkpoint.rested.Store(false) // a small one would only be in its way
 			s.shrink()
-			rested.Reset(0)
 			s.config.Budget.rewrite <- struct{}{}
 		case <-rested.C:
 			s.checkpoint.rested.Store(true)
@@ -192,11 +195,11 @@ func (s *Store) takeCheckpoint() (worked time.Duration, ok bool) {
 		_ = s.fail(fmt.Errorf("checkpoint: %w", err)) // which tells whom it concerns
 		return 0, false
 	}
+	worked = timer.elapsed() - pacer.rested
+	s.config.Budget.checkpointed(worked) // those who wait look at it when they are woken
 	s.publishCheckpoint(f, meta)
 	took := timer.elapsed()
-	worked = took - pacer.rested
 	s.config.Metrics.checkpointed(s, took, f.memtable.keys)
-	s.config.Budget.checkpointed(worked)
 	s.log.Debug("checkpoint", "index", meta.Index, "keys", f.memtable.keys,
 		"bytes", f.memtable.bytes.Load(), "seconds", took.Seconds())
 	s.checkpoint.finished()
@@ -314,7 +317,7 @@ func (s *Store) publishCheckpoint(f *frozen, meta SnapshotMeta) {
 		s.dropReader() // it would keep the pages of the old state from reuse
 	}
 	s.mu.Unlock()
-	s.charge(f.memtable, 0)
+	s.release(f.memtable)
 	s.config.step("checkpoint:published")
 }
 

@@ -200,6 +200,33 @@ func TestNamesOfTheState(t *testing.T) {
 	}
 }
 
+// TestNeverWritten: a file that was made by an earlier version, and nothing else, is a new
+// one; with anything in it, it is damaged.
+func TestNeverWritten(t *testing.T) {
+	for _, written := range []bool{false, true} {
+		cfg := testConfig(t.TempDir())
+		s := mustOpen(t, cfg)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		mustUpdate(t, cfg.Path, func(tx *bbolt.Tx) error {
+			if written {
+				if err := tx.Bucket(curBucket).Put([]byte("k"), []byte("v")); err != nil {
+					return err
+				}
+			}
+			return tx.Bucket(metaBucket).Delete(stateKey)
+		})
+		s, err := Open(cfg)
+		if err == nil {
+			s.Close()
+		}
+		if refused := errors.Is(err, ErrCorrupt); refused != written || !written && err != nil {
+			t.Errorf("written %v: %v", written, err)
+		}
+	}
+}
+
 // mustUpdate changes a file that no store has open.
 func mustUpdate(t *testing.T, path string, change func(*bbolt.Tx) error) {
 	t.Helper()

@@ -13,8 +13,8 @@ type outgoing struct {
 	handle *os.File // to shorten it with; nil: the file system frees all of it at once
 }
 
-// outgoing prepares discard while the file still has its name.
-func (s *Store) outgoing(f *file, path string) outgoing {
+// prepareDiscard prepares discard while the file still has its name.
+func (s *Store) prepareDiscard(f *file, path string) outgoing {
 	o := outgoing{file: f}
 	h, err := s.config.FS.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -25,7 +25,7 @@ func (s *Store) outgoing(f *file, path string) outgoing {
 	return o
 }
 
-// keep undoes that.
+// keep undoes prepareDiscard: the file keeps its name, or its room until it is closed.
 func (o outgoing) keep() {
 	if o.handle != nil {
 		_ = o.handle.Close()

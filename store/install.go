@@ -157,7 +157,7 @@ func (s *Store) Install(i *Install) error {
 		return fmt.Errorf("open install: %w", err)
 	}
 	i.ready = false
-	replaced := s.outgoing(s.view.Load().file, s.config.Path)
+	replaced := s.prepareDiscard(s.view.Load().file, s.config.Path)
 	if err := s.moveIntoPlace(i.path); err != nil {
 		replaced.keep()
 		f.retire()
@@ -174,7 +174,7 @@ func (s *Store) Install(i *Install) error {
 		s.table.Reset()
 	}
 	s.discard(replaced)
-	s.charge(old.active, 0)
+	s.release(old.active)
 	s.config.step("install:swapped")
 	s.waiters.wake(s.AppliedIndex())
 	s.checkpoint.finished()

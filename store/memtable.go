@@ -103,6 +103,7 @@ type memtable struct {
 
 	bytes   atomic.Int64 // estimate of the memory held
 	charged int64        // of it, what the budget knows of; guarded by the store's account
+	gone    bool         // the budget knows that it is no longer needed; guarded as charged
 	keys    int
 	// pages is about how many pages of the file a checkpoint of it changes if
 	// its keys lie apart: a key's own, and one for what it supersedes.

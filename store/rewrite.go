@@ -71,6 +71,8 @@ func (s *Store) shrink() {
 	if !s.mostlyFree() { // since it was due, another file has been installed
 		return
 	}
+	s.checkpoint.rested.Store(false) // a small checkpoint would only be in its way
+	defer s.checkpoint.rested.Store(true)
 	before, _ := s.view.Load().file.size()
 	timer := startTimer()
 	after, err := s.rewriteFile()
@@ -99,6 +101,9 @@ func (s *Store) rewriteFile() (size int64, err error) {
 	path := s.config.Path + rewriteSuffix
 	o := s.fileOptions()
 	o.noSync = true
+	if err := s.removeIfThere(path); err != nil { // what an earlier one could not remove
+		return 0, err
+	}
 	f, err := openFile(path, o, true)
 	if err != nil {
 		return 0, errors.Join(err, s.removeIfThere(path))
@@ -108,13 +113,17 @@ func (s *Store) rewriteFile() (size int64, err error) {
 		if errors.Is(err, ErrCorrupt) {
 			f.breakDown()
 		}
-		copied := s.outgoing(f, path)
-		err = errors.Join(err, s.config.FS.Remove(path))
+		copied := s.prepareDiscard(f, path)
+		if gone := s.config.FS.Remove(path); gone != nil {
+			copied.keep()
+			f.retire()
+			return 0, errors.Join(err, gone)
+		}
 		s.discard(copied)
 		return 0, err
 	}
 	s.config.step("rewrite:synced")
-	replaced := s.outgoing(old, s.config.Path)
+	replaced := s.prepareDiscard(old, s.config.Path)
 	if err := s.moveIntoPlace(path); err != nil {
 		replaced.keep()
 		f.retire()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -38,9 +39,7 @@ func loadValue(n, size int) []byte {
 func load(t testing.TB, s *Store, first, keys, valueBytes int, each func()) {
 	t.Helper()
 	for n := first; n < first+keys; n += loadKeys {
-		if err := s.config.Budget.Wait(context.Background()); err != nil {
-			t.Fatal(err)
-		}
+		admit(s.config.Budget)
 		index, rev := s.AppliedIndex()+1, s.Revision()
 		b := s.Begin(index, 1)
 		for i := range loadKeys {
@@ -52,6 +51,25 @@ func load(t testing.TB, s *Store, first, keys, valueBytes int, each func()) {
 		b.Commit(rev)
 		each()
 	}
+}
+
+// admit waits until there is room, as proposers do.
+func admit(b *Budget) {
+	for {
+		after, freed := b.Room()
+		if after == 0 {
+			return
+		}
+		select {
+		case <-freed:
+		case <-time.After(after):
+		}
+	}
+}
+
+func exceeded(b *Budget) bool {
+	exceeded, _ := b.look()
+	return exceeded
 }
 
 // TestPagesOfACheckpoint: small keys that lie apart are few bytes in a memtable
@@ -67,7 +85,7 @@ func TestPagesOfACheckpoint(t *testing.T) {
 	mustCheckpoint(t, s)
 	<-cfg.Budget.slot
 	most := int(nodeBytes / s.view.Load().file.pageSize)
-	for written := 0; !cfg.Budget.exceeded(); written += loadKeys {
+	for written := 0; !exceeded(cfg.Budget); written += loadKeys {
 		if written > most {
 			t.Fatalf("%d keys are in the memtable, and more are let in", written)
 		}
@@ -133,6 +151,37 @@ func TestRewriteGivesWay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLeftoverOfARewrite: what an earlier rewrite could not remove does not get into the
+// next one.
+func TestLeftoverOfARewrite(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	s := mustOpen(t, cfg)
+	defer s.Close()
+	load(t, s, 0, 4*loadKeys, 100, func() {})
+	mustCheckpoint(t, s)
+	leftover, err := os.ReadFile(cfg.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := s.Begin(s.AppliedIndex()+1, 1)
+	rev := s.Revision()
+	for n := range 2 * loadKeys {
+		rev++
+		if _, _, err := b.Delete(rev, loadKey(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Commit(rev)
+	mustCheckpoint(t, s)
+	if err := os.WriteFile(cfg.Path+rewriteSuffix, leftover, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.rewriteFile(); err != nil {
+		t.Fatal(err)
+	}
+	mustCheck(t, s)
 }
 
 // TestBeyondMemory writes far more than may be in memory, and reads it all.

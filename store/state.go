@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -141,6 +142,9 @@ func readState(meta *bbolt.Bucket) (*snapshot, error) {
 	s := new(snapshot)
 	sealed := meta.Get(stateKey)
 	if sealed == nil {
+		if neverWritten(meta) {
+			return s, nil
+		}
 		return nil, fmt.Errorf("state record: %w: it is missing", ErrCorrupt)
 	}
 	data, err := unseal(stateKey, sealed)
@@ -175,8 +179,22 @@ func readState(meta *bbolt.Bucket) (*snapshot, error) {
 	return s, nil
 }
 
+// neverWritten tells whether a file is as it was made before files had a state from the
+// start: nothing is in it but its format.
+func neverWritten(meta *bbolt.Bucket) bool {
+	for _, name := range allBuckets {
+		first, _ := meta.Tx().Bucket(name).Cursor().First()
+		if empty := first == nil; empty == bytes.Equal(name, metaBucket) {
+			return false
+		}
+	}
+	last, _ := meta.Cursor().Last()
+	first, _ := meta.Cursor().First()
+	return bytes.Equal(first, formatKey) && bytes.Equal(last, formatKey)
+}
+
 // checkNames refuses records that no writer has made: one whose name is damaged would
-// look as if it had never been written.
+// look as if it had never been written. So a new one needs a new formatNumber.
 func checkNames(meta *bbolt.Bucket) error {
 	return meta.ForEach(func(name, _ []byte) error {
 		switch string(name) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -105,10 +104,12 @@ func measureDelays(ctx context.Context, k *kvd, writes int, load float64) (delay
 		if err != nil {
 			return nil, err
 		}
-		defer t.close() //nolint:errcheck // of what only makes a load
 		cfg := hot(bench.Put, 64)
 		cfg.Rate, cfg.Duration = load, time.Hour
-		running.Go(func() { _, _ = bench.Run(ctx, t, cfg) })
+		running.Go(func() {
+			_, _ = bench.Run(ctx, t, cfg)
+			_ = t.close()
+		})
 	}
 	for _, p := range probes {
 		some, err := delaysOf(ctx, k, p.key, writes)
@@ -135,9 +136,9 @@ func delaysOf(ctx context.Context, k *kvd, key string, writes int) (delays []tim
 			return nil, err
 		}
 		defer c.Close() //nolint:errcheck // of a reader
-		a := &arrivals{key: key, at: make(map[uint64]time.Time), came: make(chan uint64, 1)}
+		a := &arrivals{key: key, at: make(map[uint64]time.Time), came: make(chan struct{}, 1), ended: make(chan error, 1)}
 		watches[i] = a
-		watching.Go(func() { a.err = a.follow(ctx, c, o); close(a.came) })
+		watching.Go(func() { a.ended <- a.follow(ctx, c, o) })
 	}
 	writer, err := client.New(client.Config{Endpoints: k.endpoints})
 	if err != nil {
@@ -151,7 +152,7 @@ func delaysOf(ctx context.Context, k *kvd, key string, writes int) (delays []tim
 		}
 		told = true
 		for _, a := range watches {
-			told = a.await(kv.Revision, time.Second) && told
+			told = a.await(kv.Revision, time.Second) == nil && told
 		}
 	}
 	for range writes {
@@ -160,8 +161,8 @@ func delaysOf(ctx context.Context, k *kvd, key string, writes int) (delays []tim
 			return nil, err
 		}
 		for _, a := range watches {
-			if !a.await(kv.Revision, eventWait) {
-				return nil, fmt.Errorf("an event has not come after %v: %w", eventWait, cmp.Or(a.err, context.Cause(ctx)))
+			if err := a.await(kv.Revision, eventWait); err != nil {
+				return nil, err
 			}
 		}
 		delays = append(delays, watches[1].when(kv.Revision).Sub(watches[0].when(kv.Revision)))
@@ -174,9 +175,9 @@ func delaysOf(ctx context.Context, k *kvd, key string, writes int) (delays []tim
 
 // arrivals is when a watch was told of the revisions of a key.
 type arrivals struct {
-	key  string
-	came chan uint64 // closed when the watch has ended
-	err  error       // why; to be read after that
+	key   string
+	came  chan struct{} // room for one: there is another
+	ended chan error    // gives how the watch has ended
 
 	mu sync.Mutex // guards at
 	at map[uint64]time.Time
@@ -196,9 +197,8 @@ func (a *arrivals) follow(ctx context.Context, c *client.Client, o client.WatchO
 			a.at[e.KV.ModRevision] = now
 			a.mu.Unlock()
 			select {
-			case a.came <- e.KV.ModRevision:
-			case <-ctx.Done():
-				return ctx.Err()
+			case a.came <- struct{}{}:
+			default:
 			}
 		}
 	}
@@ -206,19 +206,18 @@ func (a *arrivals) follow(ctx context.Context, c *client.Client, o client.WatchO
 }
 
 // await waits until the watch has been told of a revision.
-func (a *arrivals) await(revision uint64, limit time.Duration) bool {
+func (a *arrivals) await(revision uint64, limit time.Duration) error {
 	late := time.After(limit)
 	for a.when(revision).IsZero() {
 		select {
-		case _, more := <-a.came:
-			if !more {
-				return false
-			}
+		case <-a.came:
+		case err := <-a.ended:
+			return fmt.Errorf("a watch has ended: %w", err)
 		case <-late:
-			return false
+			return fmt.Errorf("an event has not come after %v", limit)
 		}
 	}
-	return true
+	return nil
 }
 
 func (a *arrivals) when(revision uint64) time.Time {
