@@ -37,7 +37,8 @@ type engine struct {
 	began    time.Time
 	group    *transport.Group
 	notify   chan bool
-	drained  chan struct{} // closed when nobody reads notify any more
+	drained  chan struct{}       // closed when nobody reads notify any more
+	hurry    func() (end func()) // has the store's checkpoints not rest
 	stopping atomic.Bool
 	gone     chan struct{} // closed when raft answers nothing any more
 	stopErr  error         // set before gone is closed
@@ -86,7 +87,10 @@ func (r *Replica) startEngine() (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open transport group: %w", err)
 	}
-	e := &engine{began: time.Now(), group: group, notify: make(chan bool, 1), drained: make(chan struct{}), gone: make(chan struct{})}
+	e := &engine{
+		began: time.Now(), group: group, hurry: r.store.Hurry,
+		notify: make(chan bool, 1), drained: make(chan struct{}), gone: make(chan struct{}),
+	}
 	conf := r.raftConfig(e.notify)
 	err = guarded(func() (err error) {
 		if err := r.bootstrap(conf, group); err != nil {
@@ -152,6 +156,7 @@ func (e *engine) stop() error {
 		return e.stopErr
 	}
 	defer close(e.gone)
+	defer e.hurry()() // raft may be at a snapshot, which waits for a checkpoint
 	// No late message may meet a raft or a store that is going.
 	if e.stopErr = e.group.Close(); e.stopErr != nil {
 		return e.stopErr

@@ -70,7 +70,7 @@ func (s *Store) requestCheckpoint() {
 // Checkpoint returns when all that was applied at its call is in the file and
 // synced. What is in its way does not rest meanwhile.
 func (s *Store) Checkpoint(ctx context.Context) error {
-	defer s.awaitBackground()()
+	defer s.Hurry()()
 	return s.CheckpointAtLeisure(ctx)
 }
 
@@ -96,9 +96,10 @@ func (s *Store) CheckpointAtLeisure(ctx context.Context) error {
 	}
 }
 
-// awaitBackground has the background work of the node know, until the end that it
-// returns is called, that somebody waits for what this store's has to do.
-func (s *Store) awaitBackground() (end func()) {
+// Hurry has the background work of the node not rest, and a rewrite of this store give
+// up, until the end that it returns is called: somebody waits for a checkpoint, or for
+// what waits for one.
+func (s *Store) Hurry() (end func()) {
 	s.awaited.Add(1)
 	s.config.Budget.awaited.Add(1)
 	return func() {

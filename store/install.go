@@ -147,7 +147,7 @@ func (s *Store) Install(i *Install) error {
 		i.Abort()
 		return nil
 	}
-	defer s.awaitBackground()()
+	defer s.Hurry()()
 	if !s.takeToken(s.checkpoint.turn) {
 		return s.usable()
 	}

@@ -151,7 +151,7 @@ func TestRewritesRest(t *testing.T) {
 			b.Commit(0)
 		}, worked * (1 + paceRest)},
 		"a checkpoint is wanted": {(*Store).requestCheckpoint, worked},
-		"it is waited for":       {func(s *Store) { s.awaitBackground() }, worked},
+		"it is waited for":       {func(s *Store) { s.Hurry() }, worked},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
