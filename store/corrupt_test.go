@@ -39,6 +39,20 @@ func filled(t *testing.T, seed uint64) (Config, *writer) {
 	return cfg, w
 }
 
+// checkpointedFile returns the data file of a store, which it checkpoints and closes.
+func checkpointedFile(t *testing.T, s *Store) []byte {
+	t.Helper()
+	mustCheckpoint(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(s.config.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 // TestFlippedBytes damages a file at random places: the store must tell, or
 // answer right, and never crash or answer wrong.
 func TestFlippedBytes(t *testing.T) {
@@ -120,14 +134,7 @@ func TestFlippedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Commit(7)
-	mustCheckpoint(t, s)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	good, err := os.ReadFile(cfg.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := checkpointedFile(t, s)
 	good = good[:usedBytes(t, cfg.Path)]
 	encoded := record{mod: 7, create: 7, count: 1, value: value}.encode(nil, key)
 	at := bytes.LastIndex(good, encoded)
@@ -161,14 +168,7 @@ func TestNamesOfTheState(t *testing.T) {
 	b.SetSlots(slot.Set{})
 	b.Commit(1)
 	s.SetConfiguration(2, 1, []byte("configuration"))
-	mustCheckpoint(t, s)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	good, err := os.ReadFile(cfg.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := checkpointedFile(t, s)
 	for _, name := range [][]byte{formatKey, stateKey, slotsKey, configurationKey} {
 		for _, renamed := range []bool{false, true} {
 			cfg.Path = filepath.Join(t.TempDir(), "data.db")

@@ -24,14 +24,7 @@ func TestFlippedBlock(t *testing.T) {
 	for range 4 {
 		h.put(t, s, 5)
 	}
-	mustCheckpoint(t, s)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	good, err := os.ReadFile(cfg.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := checkpointedFile(t, s)
 	good = good[:usedBytes(t, cfg.Path)]
 	for _, where := range []string{"hist", "chg"} {
 		k, v := firstBlock(t, cfg.Path, where)
