@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -71,6 +72,9 @@ func runDelays(ctx context.Context, o options) (err error) {
 	return t.print(os.Stdout)
 }
 
+// errLoadOver is why the load has ended if nothing else is.
+var errLoadOver = errors.New("its time was over")
+
 // envClock tells a kvd that was built with the tag faults by how much its wall clock is
 // off: a file of 8 bytes, in nanoseconds.
 const envClock = "FAULTS_CLOCK"
@@ -99,6 +103,7 @@ func measureDelays(ctx context.Context, k *kvd, writes int, load float64) (delay
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
+	failed := make(chan error, 1)
 	if load > 0 {
 		t, err := k.target(false)
 		if err != nil {
@@ -107,8 +112,8 @@ func measureDelays(ctx context.Context, k *kvd, writes int, load float64) (delay
 		cfg := hot(bench.Put, 64)
 		cfg.Rate, cfg.Duration = load, time.Hour
 		running.Go(func() {
-			_, _ = bench.Run(ctx, t, cfg)
-			_ = t.close()
+			_, err := bench.Run(ctx, t, cfg)
+			failed <- errors.Join(err, t.close())
 		})
 	}
 	for _, p := range probes {
@@ -117,6 +122,11 @@ func measureDelays(ctx context.Context, k *kvd, writes int, load float64) (delay
 			return nil, err
 		}
 		delays = append(delays, some...)
+		select {
+		case err := <-failed:
+			return nil, fmt.Errorf("the load has ended: %w", cmp.Or(err, context.Cause(ctx), errLoadOver))
+		default:
+		}
 	}
 	slices.Sort(delays)
 	return delays, nil
@@ -131,11 +141,11 @@ func delaysOf(ctx context.Context, k *kvd, key string, writes int) (delays []tim
 	defer watching.Wait()
 	defer cancel()
 	for i, o := range []client.WatchOption{client.Key(key), client.Prefix("")} {
-		c, err := client.New(client.Config{Endpoints: k.endpoints})
-		if err != nil {
-			return nil, err
+		c, openErr := client.New(client.Config{Endpoints: k.endpoints})
+		if openErr != nil {
+			return nil, openErr
 		}
-		defer c.Close() //nolint:errcheck // of a reader
+		defer func() { err = errors.Join(err, c.Close()) }()
 		a := &arrivals{key: key, at: make(map[uint64]time.Time), came: make(chan struct{}, 1), ended: make(chan error, 1)}
 		watches[i] = a
 		watching.Go(func() { a.ended <- a.follow(ctx, c, o) })
