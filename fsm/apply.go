@@ -48,16 +48,20 @@ func (f *FSM) applyEntry(log *raft.Log, e *logpb.Entry, commands int, result *Re
 }
 
 func (r *run) prefetch(e *logpb.Entry) {
+	keys := r.fsm.keys[:0]
 	for _, g := range e.Groups {
 		for _, c := range g.Commands {
 			switch op := c.Op.(type) {
 			case *logpb.Command_Put:
-				r.batch.Prefetch(op.Put.Key)
+				keys = append(keys, op.Put.Key)
 			case *logpb.Command_Delete:
-				r.batch.Prefetch(op.Delete.Key)
+				keys = append(keys, op.Delete.Key)
 			}
 		}
 	}
+	r.batch.Prefetch(keys)
+	clear(keys) // they belong to the entry
+	r.fsm.keys = keys
 }
 
 // raise moves up the marks that an entry carries, before its commands.

@@ -59,6 +59,7 @@ type FSM struct {
 	keepSince  uint64
 	hintedSize int // of the dedupe table when hint was made
 	decoder    decoder
+	keys       [][]byte // scratch of prefetch
 
 	records atomic.Int64  // in the dedupe table
 	hint    atomic.Uint64 // see DedupeFloor

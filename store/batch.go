@@ -20,7 +20,7 @@ type Batch struct {
 	next  snapshot // published by Commit
 	err   error
 
-	prefetched uint64 // keeps Prefetch from being optimised away
+	prefetch prefetch
 
 	source  int  // bytes of the buffer that keys and values alias; see Source
 	pinned  bool // the memtable holds some of it
@@ -71,15 +71,6 @@ func (b *Batch) write(e *entry, hash uint64, key []byte, v version) {
 	b.view.active.write(e, hash, key, v)
 }
 
-// Prefetch brings what the memtable has of key into the processor's caches.
-// Finding a key is a chain of misses; those of many keys, asked for one after
-// the other and with nothing between, overlap.
-func (b *Batch) Prefetch(key []byte) {
-	if e := b.view.active.index[b.hash(key)]; e != nil {
-		b.prefetched += uint64(e.key[0]) + e.newest.Load().mod
-	}
-}
-
 // Get returns the live version of key, the batch's own writes included.
 func (b *Batch) Get(key []byte) (Version, bool, error) {
 	rec, ok, _, err := b.latest(key, b.hash(key), true)
@@ -109,6 +100,7 @@ func (b *Batch) latest(key []byte, hash uint64, value bool) (record, bool, *entr
 			return v.record, !v.tombstone(), nil, nil
 		}
 	}
+	b.prefetch.lookups++
 	rec, ok, err := b.fromFile(key, value)
 	if err != nil {
 		b.err = b.store.fail(err)

@@ -23,7 +23,8 @@ const (
 
 // Budget bounds the memory of all stores of a node that is applied but not
 // checkpointed, and by the same number what one checkpoint takes to write; it
-// lets one run at a time, and one rewrite. Safe for concurrent use.
+// lets one run at a time, and one rewrite, and so many reads of files as leave
+// processors for the rest. Safe for concurrent use.
 //
 // Checkpoints free memory in lumps. So that writers do not run free and then stand
 // still, what is left above the pressure mark is let go by degrees, such that it would
@@ -37,6 +38,7 @@ type Budget struct {
 	slot     chan struct{} // holds one token; who has it may checkpoint
 	rewrite  chan struct{} // holds one token; who has it may rewrite its file
 	clock    timer
+	turns    chan struct{} // has an element for each read of a file; see Store.borrow
 
 	mu       sync.Mutex // guards the fields below
 	stores   []*Store
@@ -69,6 +71,7 @@ func NewBudget(c BudgetConfig) *Budget {
 		rewrite:  make(chan struct{}, 1),
 		clock:    startTimer(),
 		freed:    make(chan struct{}),
+		turns:    make(chan struct{}, fileReads()),
 	}
 	b.slot <- struct{}{}
 	b.rewrite <- struct{}{}

@@ -29,7 +29,7 @@ func (s *Store) Changed(ctx context.Context, above uint64, in func(key []byte) b
 		if above >= v.floor() {
 			return false, nil
 		}
-		r, err := v.file.acquire()
+		r, err := s.borrow(v.file)
 		if errors.Is(err, errRetired) {
 			continue
 		}
@@ -41,7 +41,7 @@ func (s *Store) Changed(ctx context.Context, above uint64, in func(key []byte) b
 			changed, err = r.changed(ctx, above, in)
 			return err
 		})
-		v.file.release(r)
+		s.giveBack(v.file, r)
 		switch {
 		case err == nil, errors.Is(err, ErrCompacted), ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			return changed, err

@@ -107,7 +107,7 @@ func (s *Store) gatherChanges(ctx context.Context, p *changePager) error {
 		v := s.view.Load()
 		memory := v
 		if p.options.After < v.floor() {
-			r, err := v.file.acquire()
+			r, err := s.borrow(v.file)
 			if errors.Is(err, errRetired) {
 				continue
 			}
@@ -116,7 +116,7 @@ func (s *Store) gatherChanges(ctx context.Context, p *changePager) error {
 			}
 			err = guard(func() error { return p.fromFile(ctx, r) })
 			memory = v.beside(r)
-			v.file.release(r)
+			s.giveBack(v.file, r)
 			switch {
 			case err == nil:
 			case errors.Is(err, ErrCompacted), ctx.Err() != nil && errors.Is(err, ctx.Err()):

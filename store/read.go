@@ -115,11 +115,11 @@ func (v *view) find(key []byte, hash uint64, at, index uint64) *version {
 
 // fromFile is record from f; the value is a copy.
 func (s *Store) fromFile(f *file, key []byte, at uint64, inFile func(*fileReader, []byte, uint64) (record, error)) (rec record, err error) {
-	r, err := f.acquire()
+	r, err := s.borrow(f)
 	if err != nil {
 		return record{}, err
 	}
-	defer f.release(r)
+	defer s.giveBack(f, r)
 	defer recoverFault(&err, debug.SetPanicOnFault(true))
 	if rec, err = inFile(r, key, at); err != nil {
 		return record{}, err
@@ -177,7 +177,7 @@ func (s *Store) Range(ctx context.Context, o RangeOptions) (Page, error) {
 			return Page{}, &CompactedError{Oldest: state.KeepSince}
 		}
 		view := s.view.Load()
-		r, err := view.file.acquire()
+		r, err := s.borrow(view.file)
 		if errors.Is(err, errRetired) {
 			continue
 		}
@@ -186,7 +186,7 @@ func (s *Store) Range(ctx context.Context, o RangeOptions) (Page, error) {
 		}
 		// A checkpoint since the state was loaded may have dropped history.
 		if oldest := r.keepSince; at < oldest {
-			view.file.release(r)
+			s.giveBack(view.file, r)
 			if o.At == 0 {
 				continue // now has moved on
 			}
@@ -197,7 +197,7 @@ func (s *Store) Range(ctx context.Context, o RangeOptions) (Page, error) {
 			sp := span{start: o.Start, end: o.End, reverse: o.Reverse}
 			return p.fill(ctx, newMerge(view, r, sp, at, state.AppliedIndex))
 		})
-		view.file.release(r)
+		s.giveBack(view.file, r)
 		switch {
 		case err == nil:
 			return p.page, nil
