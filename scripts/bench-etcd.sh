@@ -5,7 +5,7 @@
 #   load      load 5 million keys: rate over time, memory, disk, write amplification
 #   restart   time to serve again at 0.1, 1 and 5 million keys
 #   shards    1, 4, 16 and 64 shards under the same load, and idle
-#   watch     what 100 watches cost those who write, beside etcd (about 2 minutes)
+#   watch     what 100 watches cost those who write, beside etcd (about 3 minutes, --quick 2)
 #   delay     how much later events come to a watch of all shards than to one of theirs
 #             alone, with clocks that agree and with one that is off (about 2 minutes)
 #   compact   how long puts wait while the history of a million keys is dropped, and what

@@ -34,6 +34,18 @@ var (
 	}
 )
 
+// plan says how long the user wants to measure.
+func (o options) plan() plan {
+	p := fullPlan
+	if o.quick {
+		p = quickPlan
+	}
+	if o.rounds > 0 {
+		p.rounds = o.rounds
+	}
+	return p
+}
+
 func (p plan) of(r row) (warm, measure time.Duration) {
 	if r.load.Keys >= millionKeys {
 		return p.warmMillion, p.measureMillion

@@ -120,7 +120,7 @@ func parseFlags(args []string) (options, error) {
 	flags.BoolVar(&o.quick, "quick", false, "a short version, about five minutes")
 	flags.BoolVar(&o.check, "check", false, "exit with status 3 if an aim is missed")
 	flags.StringVar(&only, "only", "", "compare, failover: only these `rows`, separated by commas")
-	flags.IntVar(&o.rounds, "rounds", 0, "rounds (compare: default 3, quick 1; failover: 5 of each fault, quick 2)")
+	flags.IntVar(&o.rounds, "rounds", 0, "rounds (compare, watch: default 3, quick 1; failover: 5 of each fault, quick 2)")
 	flags.StringVar(&systems, "systems", "etcd,kvd", "`systems` to measure (load, restart and shards: default kvd)")
 	flags.IntVar(&o.shards, "shards", 4, "shards of kvd")
 	flags.IntVar(&o.etcdClients, "etcd-clients", 1, "etcd clients that share the load")
@@ -180,13 +180,7 @@ func runCompare(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	p := fullPlan
-	if o.quick {
-		p = quickPlan
-	}
-	if o.rounds > 0 {
-		p.rounds = o.rounds
-	}
+	p := o.plan()
 	start := time.Now()
 	all, err := compare(ctx, o, p, selected)
 	if err != nil {

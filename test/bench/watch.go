@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +64,7 @@ func (t *etcdTarget) watch(ctx context.Context, prefix string, seen *atomic.Int6
 type watched struct {
 	sample
 	eventsPerSecond float64       // delivered while the load ran
+	share           float64       // of the puts a second without watches, in the same round
 	behind          time.Duration // until the last event had come, after the load
 	lost            int64         // events that had not come then
 }
@@ -69,10 +72,7 @@ type watched struct {
 // runWatch measures what watches cost those who write.
 func runWatch(ctx context.Context, o options) error {
 	o.systems = o.systemsOr(etcdName, kvdName)
-	p := fullPlan
-	if o.quick {
-		p = quickPlan
-	}
+	p := o.plan()
 	t := markdown{{"256 clients put, and", "system", "puts/s", "of those without watches", "events/s", "last event after", "CPU us/put"}}
 	for _, kind := range o.systems {
 		lines, err := measureWatches(ctx, o, p, kind)
@@ -156,30 +156,48 @@ func measureWatches(ctx context.Context, o options, p plan, kind string) (lines 
 	if err := preload(ctx, o, sys, bench.Config{}, map[string]bool{}); err != nil {
 		return nil, err
 	}
-	var alone float64
-	for _, shape := range watchShapes {
-		w, err := measureWatched(ctx, p, sys, shape)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", shape.what, err)
+	all := make([][]watched, len(watchShapes)) // the rounds of each
+	for range p.rounds {
+		var alone float64
+		for i, shape := range watchShapes {
+			w, err := measureWatched(ctx, p, sys, shape)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", shape.what, err)
+			}
+			if i == 0 {
+				alone = w.OpsPerSecond
+			}
+			w.share = w.OpsPerSecond / alone
+			o.progress("  %v\n", w.line(shape, kind))
+			all[i] = append(all[i], w)
 		}
-		if alone == 0 {
-			alone = w.OpsPerSecond
-		}
-		after := "-"
-		if shape.watchers > 0 {
-			after = w.behind.Round(time.Millisecond).String()
-		}
-		if w.lost > 0 {
-			after = fmt.Sprintf("%d had not come after %s", w.lost, after)
-		}
-		line := []string{
-			shape.what, kind, number(w.OpsPerSecond), fmt.Sprintf("%.2f", w.OpsPerSecond/alone), number(w.eventsPerSecond), after,
-			fmt.Sprintf("%.0f + %.0f", w.ServerCPU, w.ClientCPU),
-		}
-		o.progress("  %v\n", line)
-		lines = append(lines, line)
+	}
+	for i, shape := range watchShapes {
+		lines = append(lines, medianShare(all[i]).line(shape, kind))
 	}
 	return lines, nil
+}
+
+// medianShare returns the round that left the median share of the puts.
+func medianShare(rounds []watched) watched {
+	slices.SortFunc(rounds, func(a, b watched) int {
+		return cmp.Or(cmp.Compare(a.share, b.share), cmp.Compare(a.OpsPerSecond, b.OpsPerSecond))
+	})
+	return rounds[len(rounds)/2]
+}
+
+func (w watched) line(shape watchShape, kind string) []string {
+	after := "-"
+	if shape.watchers > 0 {
+		after = w.behind.Round(time.Millisecond).String()
+	}
+	if w.lost > 0 {
+		after = fmt.Sprintf("%d had not come after %s", w.lost, after)
+	}
+	return []string{
+		shape.what, kind, number(w.OpsPerSecond), fmt.Sprintf("%.2f", w.share), number(w.eventsPerSecond), after,
+		fmt.Sprintf("%.0f + %.0f", w.ServerCPU, w.ClientCPU),
+	}
 }
 
 // eventWait is how long events may be behind the last put.

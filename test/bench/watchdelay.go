@@ -48,24 +48,27 @@ func runDelays(ctx context.Context, o options) (err error) {
 	if o.quick {
 		writes = quickDelayWrites
 	}
-	t := markdown{{"clock of one node", "other shards", "events", "p50", "p99", "longest"}}
+	t := markdown{{"clock of one node", "other shards", "events", "p50", "p99", "longest", "a put to them: p50", "p99", "longest"}}
 	for _, off := range []time.Duration{0, clockOff, -clockOff} {
 		if err := setClock(clocks[0], off); err != nil {
 			return err
 		}
 		for _, load := range []float64{0, delayLoad} {
-			delays, err := measureDelays(ctx, k, writes, load)
+			delays, puts, err := measureDelays(ctx, k, writes, load)
 			if err != nil {
 				return err
-			}
-			others := "idle"
-			if load > 0 {
-				others = fmt.Sprintf("%.0f puts/s", load)
 			}
 			at := func(share float64) string {
 				return delays[int(share*float64(len(delays)-1))].Round(10 * time.Microsecond).String()
 			}
-			t = append(t, []string{fmt.Sprintf("%+v", off), others, fmt.Sprint(len(delays)), at(0.5), at(0.99), at(1)})
+			line := []string{fmt.Sprintf("%+v", off), "idle", fmt.Sprint(len(delays)), at(0.5), at(0.99), at(1), "", "", ""}
+			if load > 0 {
+				line[1] = fmt.Sprintf("%.0f puts/s", load)
+				for i, us := range []float64{puts.Latency.P50, puts.Latency.P99, puts.Latency.Max} {
+					line[6+i] = time.Duration(us * float64(time.Microsecond)).Round(10 * time.Microsecond).String()
+				}
+			}
+			t = append(t, line)
 		}
 	}
 	fmt.Printf("\nhow much later an event comes to a watch of all shards than to one of its shard alone\n\n")
@@ -93,43 +96,49 @@ func (k *kvd) skewed(binary string) (clocks []string, err error) {
 	return clocks, nil
 }
 
-// measureDelays writes to each shard in turn, and returns the delays, sorted.
-func measureDelays(ctx context.Context, k *kvd, writes int, load float64) (delays []time.Duration, err error) {
+// measureDelays writes to each shard in turn, and returns the delays, sorted, and what
+// became of the puts of the load.
+func measureDelays(ctx context.Context, k *kvd, writes int, load float64) ([]time.Duration, bench.Result, error) {
 	probes, err := k.probes(ctx)
 	if err != nil {
-		return nil, err
+		return nil, bench.Result{}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
 	failed := make(chan error, 1)
+	var puts bench.Result
 	if load > 0 {
 		t, err := k.target(false)
 		if err != nil {
-			return nil, err
+			return nil, bench.Result{}, err
 		}
 		cfg := hot(bench.Put, 64)
 		cfg.Rate, cfg.Duration = load, time.Hour
 		running.Go(func() {
-			_, err := bench.Run(ctx, t, cfg)
+			var err error
+			puts, err = bench.Run(ctx, t, cfg)
 			failed <- errors.Join(err, t.close())
 		})
 	}
+	var delays []time.Duration
 	for _, p := range probes {
 		some, err := delaysOf(ctx, k, p.key, writes)
 		if err != nil {
-			return nil, err
+			return nil, bench.Result{}, err
 		}
 		delays = append(delays, some...)
 		select {
 		case err := <-failed:
-			return nil, fmt.Errorf("the load has ended: %w", cmp.Or(err, context.Cause(ctx), errLoadOver))
+			return nil, bench.Result{}, fmt.Errorf("the load has ended: %w", cmp.Or(err, context.Cause(ctx), errLoadOver))
 		default:
 		}
 	}
+	cancel()
+	running.Wait()
 	slices.Sort(delays)
-	return delays, nil
+	return delays, puts, nil
 }
 
 // delaysOf writes to one key, and returns by how much later a watch of everything is
