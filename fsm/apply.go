@@ -56,6 +56,8 @@ func (r *run) prefetch(e *logpb.Entry) {
 				keys = append(keys, op.Put.Key)
 			case *logpb.Command_Delete:
 				keys = append(keys, op.Delete.Key)
+			case *logpb.Command_Txn:
+				keys = appendKeys(keys, op.Txn)
 			}
 		}
 	}
@@ -154,6 +156,8 @@ func (r *run) place(c *logpb.Command) (at uint16, owned bool) {
 	case *logpb.Command_DeleteRange:
 		// It deletes what the shard owns of the range, be it nothing.
 		return slot.Of(op.DeleteRange.Start), true
+	case *logpb.Command_Txn:
+		return uint16(op.Txn.Slot), r.ownsAll(op.Txn)
 	}
 	return at, r.fsm.slots.Has(at)
 }
@@ -166,6 +170,8 @@ func (r *run) execute(c *logpb.Command, o *Outcome) error {
 		return r.delete(op.Delete, o)
 	case *logpb.Command_DeleteRange:
 		return r.deleteRange(op.DeleteRange, o)
+	case *logpb.Command_Txn:
+		return r.txn(op.Txn, o)
 	}
 	return nil
 }
@@ -237,26 +243,22 @@ func (r *run) deleteRange(op *logpb.DeleteRange, o *Outcome) error {
 	if limit == 0 {
 		limit = MaxDeleteRange
 	}
-	end := op.End
-	if len(end) == 0 {
-		end = nil
-	}
-	keys, more, err := r.batch.Keys(op.Start, end, limit)
+	all, more, err := r.batch.Versions(op.Start, op.End, limit)
 	if err != nil {
 		return err
 	}
-	for _, key := range keys {
-		if !r.fsm.slots.Has(slot.Of(key)) {
+	for i := range all {
+		if !r.fsm.slots.Has(slot.Of(all[i].Key)) {
 			continue
 		}
-		if _, _, err := r.batch.Delete(r.rev, key); err != nil {
+		if _, _, err := r.batch.Delete(r.rev, all[i].Key); err != nil {
 			return err
 		}
 		o.Deleted++
 	}
 	o.Code, o.Revision = OK, r.rev
-	if more && len(keys) > 0 {
-		last := keys[len(keys)-1]
+	if more && len(all) > 0 {
+		last := all[len(all)-1].Key
 		o.More = true
 		o.Next = append(append(make([]byte, 0, len(last)+1), last...), 0)
 	}

@@ -56,6 +56,11 @@ func checkCommand(c *logpb.Command) error {
 			return err
 		}
 		op = o.SlotStep
+	case *logpb.Command_Txn:
+		if err := checkTxn(o.Txn); err != nil {
+			return err
+		}
+		op = o.Txn
 	case nil:
 		return fmt.Errorf("%w: command without operation", ErrMalformed)
 	default:
@@ -73,6 +78,40 @@ func checkSlotStep(s *logpb.SlotStep) error {
 	}
 	if len(s.Slots) != slot.SetBytes {
 		return fmt.Errorf("%w: slot set of %d bytes", ErrMalformed, len(s.Slots))
+	}
+	return nil
+}
+
+func checkTxn(txn *logpb.Txn) error {
+	for _, c := range txn.Compares {
+		if u := c.GetUnchanged(); unknown(c) || u != nil && unknown(u) {
+			return fmt.Errorf("%w: unknown field in compare", ErrUnknown)
+		}
+		if c.Target == nil {
+			return fmt.Errorf("%w: compare without target", ErrMalformed)
+		}
+		if c.Relation > logpb.Relation_RELATION_GREATER {
+			return fmt.Errorf("%w: relation %d", ErrUnknown, c.Relation)
+		}
+	}
+	for _, writes := range [][]*logpb.Write{txn.Then, txn.Otherwise} {
+		for _, w := range writes {
+			var op protoreflect.ProtoMessage
+			switch o := w.Op.(type) {
+			case *logpb.Write_Put:
+				op = o.Put
+			case *logpb.Write_Delete:
+				op = o.Delete
+			case *logpb.Write_DeleteRange:
+				op = o.DeleteRange
+			}
+			if unknown(w) || op != nil && unknown(op) {
+				return fmt.Errorf("%w: unknown operation or field in write", ErrUnknown)
+			}
+			if op == nil {
+				return fmt.Errorf("%w: write without operation", ErrMalformed)
+			}
+		}
 	}
 	return nil
 }

@@ -356,8 +356,43 @@ func (g *generator) group() *logpb.Group {
 	return m
 }
 
+func (g *generator) key() string { return keyOf(g.rng.IntN(300)) }
+
+// txn makes a transaction, which may be one that is refused.
+func (g *generator) txn() *logpb.Command {
+	branch := func() (writes []*logpb.Write) {
+		for range g.rng.IntN(4) {
+			switch g.rng.IntN(8) {
+			case 0:
+				writes = append(writes, &logpb.Write{Op: &logpb.Write_DeleteRange{DeleteRange: delRange(g.key(), g.key(), 0).GetDeleteRange()}})
+			case 1, 2:
+				writes = append(writes, &logpb.Write{Op: &logpb.Write_Delete{Delete: del(g.key()).GetDelete()}})
+			default:
+				writes = append(writes, &logpb.Write{Op: &logpb.Write_Put{Put: put(g.key(), fmt.Sprint(g.rev)).GetPut()}})
+			}
+		}
+		return writes
+	}
+	txn := &logpb.Txn{Then: branch(), Otherwise: branch(), Slot: uint32(slot.Of([]byte(g.key())))}
+	for range g.rng.IntN(3) {
+		c := compareOf(g.key(), logpb.Relation(1+g.rng.IntN(4)))
+		switch g.rng.IntN(4) {
+		case 0:
+			c.Target = &logpb.Compare_Version{Version: g.rng.Uint64N(4)}
+		case 1:
+			c.Target = &logpb.Compare_Value{Value: []byte("conditional")}
+		case 2:
+			c.Target = &logpb.Compare_Unchanged{Unchanged: &logpb.Unchanged{End: []byte(g.key()), Since: g.rev - g.rng.Uint64N(second)}}
+		default:
+			c.Target = &logpb.Compare_ModRevision{ModRevision: g.rev - g.rng.Uint64N(second)}
+		}
+		txn.Compares = append(txn.Compares, c)
+	}
+	return &logpb.Command{Op: &logpb.Command_Txn{Txn: txn}}
+}
+
 func (g *generator) command() *logpb.Command {
-	key := keyOf(g.rng.IntN(300))
+	key := g.key()
 	rev := uint64(0)
 	if g.rng.IntN(2) == 0 {
 		rev = g.rev - g.rng.Uint64N(second)
@@ -368,7 +403,7 @@ func (g *generator) command() *logpb.Command {
 	case 1:
 		return delIf(key, rev)
 	case 2:
-		return delRange(key, keyOf(g.rng.IntN(300)), uint32(g.rng.IntN(20)))
+		return delRange(key, g.key(), uint32(g.rng.IntN(20)))
 	case 3:
 		c := g.rng.IntN(len(g.seqs))
 		return settle(uint64(c), g.seqs[c]+g.rng.Uint64N(3), g.rev-g.rng.Uint64N(40*second), key)
@@ -376,6 +411,8 @@ func (g *generator) command() *logpb.Command {
 		return putIf(key, "conditional", rev)
 	case 7:
 		return put("", "no key")
+	case 8, 9:
+		return g.txn()
 	default:
 		return put(key, fmt.Sprintf("%d-%0*d", g.rev, g.rng.IntN(200), 0))
 	}

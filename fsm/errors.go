@@ -18,6 +18,12 @@ var (
 	// makes.
 	ErrMalformed = errors.New("log entry is malformed")
 
+	// ErrInvalidKey says that the key of a write is empty or too long.
+	ErrInvalidKey = errors.New("invalid key")
+
+	// ErrOverlap says that a transaction writes a key twice.
+	ErrOverlap = errors.New("two writes of a branch concern the same key")
+
 	// ErrStopped is the answer to entries that come after the state machine has
 	// stopped; they did nothing on this replica, and may yet apply on others.
 	ErrStopped = errors.New("state machine has stopped")

@@ -37,6 +37,23 @@ func goldenEntries() map[string]*logpb.Entry {
 	}
 	leased := put("key", "value")
 	leased.GetPut().Lease = 99
+	number := uint64(3)
+	entries["txn"] = &logpb.Entry{Groups: []*logpb.Group{group(42, &logpb.Command{Seq: 1, Op: &logpb.Command_Txn{Txn: &logpb.Txn{
+		Compares: []*logpb.Compare{
+			{Key: []byte("a"), Relation: logpb.Relation_RELATION_LESS, Target: &logpb.Compare_Value{Value: []byte("v")}},
+			{Key: []byte("b"), Relation: logpb.Relation_RELATION_EQUAL, Target: &logpb.Compare_Version{Version: 2}},
+			{Key: []byte("c"), Relation: logpb.Relation_RELATION_GREATER, Target: &logpb.Compare_CreateRevision{CreateRevision: 3}},
+			{Key: []byte("d"), Relation: logpb.Relation_RELATION_NOT_EQUAL, Target: &logpb.Compare_ModRevision{ModRevision: 4}},
+			{Key: []byte("e"), Relation: logpb.Relation_RELATION_EQUAL, Target: &logpb.Compare_Lease{Lease: 5}},
+			{Key: []byte("f"), Target: &logpb.Compare_Unchanged{Unchanged: &logpb.Unchanged{End: []byte("g"), Since: 6, Count: &number}}},
+		},
+		Then: []*logpb.Write{
+			{Op: &logpb.Write_Put{Put: put("key", "value").GetPut()}},
+			{Op: &logpb.Write_DeleteRange{DeleteRange: delRange("x", "y", 0).GetDeleteRange()}},
+		},
+		Otherwise: []*logpb.Write{{Op: &logpb.Write_Delete{Delete: del("key").GetDelete()}}},
+		Slot:      77, ReadSlots: []uint32{5, 900},
+	}}})}}
 	entries["put-leased"] = &logpb.Entry{Groups: []*logpb.Group{group(0, leased, del("x")), group(1)}}
 	for _, e := range entries {
 		e.Term, e.Base = 7, 1<<40

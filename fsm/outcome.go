@@ -63,12 +63,18 @@ const (
 	AttemptVoid Code = 5
 	// Invalid: the command breaks a limit of the format.
 	Invalid Code = 6
+	// OKOtherwise: a compare of the transaction did not hold, and its other branch
+	// was executed.
+	OKOtherwise Code = 7
+	// TooManyKeys: the ranges of the transaction have more keys than MaxTxnKeys.
+	TooManyKeys Code = 8
 )
 
 // String returns the code's name.
 func (c Code) String() string {
 	names := [...]string{OK: "OK", ConditionFailed: "ConditionFailed", WrongShard: "WrongShard",
-		Expired: "Expired", AttemptVoid: "AttemptVoid", Invalid: "Invalid"}
+		Expired: "Expired", AttemptVoid: "AttemptVoid", Invalid: "Invalid",
+		OKOtherwise: "OKOtherwise", TooManyKeys: "TooManyKeys"}
 	if int(c) < len(names) && names[c] != "" {
 		return names[c]
 	}
@@ -120,7 +126,11 @@ func (o *Outcome) record(seq, firstRev uint64, slot uint16) dedupe.Record {
 // recorded reports whether attempts that end so are remembered. The other
 // outcomes change nothing, and come out the same or better when tried again.
 func (o *Outcome) recorded() bool {
-	return o.Code == OK || o.Code == ConditionFailed || o.Code == AttemptVoid
+	switch o.Code {
+	case OK, OKOtherwise, ConditionFailed, AttemptVoid:
+		return true
+	}
+	return false
 }
 
 // repeated returns the outcome that a record remembers.

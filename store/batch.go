@@ -228,10 +228,10 @@ func (b *Batch) admit(rev uint64, key []byte, old record, e *entry) error {
 	return b.err
 }
 
-// Keys returns up to limit live keys of [start, end) in order, the batch's own
-// writes included, and whether there are more. A nil end is the end of the key
-// space.
-func (b *Batch) Keys(start, end []byte, limit int) (keys [][]byte, more bool, err error) {
+// Versions returns up to limit live versions of [start, end) in the order of their
+// keys, without their values, the batch's own writes included, and whether there are
+// more. An empty end is the end of the key space.
+func (b *Batch) Versions(start, end []byte, limit int) (all []Version, more bool, err error) {
 	if b.err != nil {
 		return nil, false, b.err
 	}
@@ -240,17 +240,22 @@ func (b *Batch) Keys(start, end []byte, limit int) (keys [][]byte, more bool, er
 		b.err = b.store.fail(err)
 		return nil, false, b.err
 	}
+	if len(end) == 0 {
+		end = nil
+	}
 	err = guard(func() error {
 		m := newMerge(b.view, r, span{start: start, end: end}, latest, math.MaxUint64)
 		for m.next() {
 			if !m.found.live {
 				continue
 			}
-			if len(keys) == limit {
+			if len(all) == limit {
 				more = true
 				break
 			}
-			keys = append(keys, append([]byte{}, m.key...))
+			v := m.found.record.version(append([]byte{}, m.key...))
+			v.Value = nil
+			all = append(all, v)
 		}
 		return m.err
 	})
@@ -258,7 +263,7 @@ func (b *Batch) Keys(start, end []byte, limit int) (keys [][]byte, more bool, er
 		b.err = b.store.fail(fmt.Errorf("scan shard %d: %w", b.store.config.Shard, err))
 		return nil, false, b.err
 	}
-	return keys, more, nil
+	return all, more, nil
 }
 
 // SetBound sets State.Bound.

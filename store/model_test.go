@@ -157,13 +157,15 @@ func (w *writer) op(t testing.TB, b *Batch, rev uint64) {
 		want := m.scan(key, end, latest, false)
 		n := min(limit, len(want))
 		if b != nil {
-			keys, more, err := b.Keys(key, end, limit)
-			if err != nil || len(keys) != n || more != (len(want) > limit) {
-				t.Fatalf("Keys(%x, %x, %d) = %x, %v, %v; want %v", key, end, limit, keys, more, err, want)
+			all, more, err := b.Versions(key, end, limit)
+			if err != nil || len(all) != n || more != (len(want) > limit) {
+				t.Fatalf("Versions(%x, %x, %d) = %v, %v, %v; want %v", key, end, limit, all, more, err, want)
 			}
-			for i := range keys {
-				if !bytes.Equal(keys[i], want[i].Key) {
-					t.Fatalf("Keys(%x, %x, %d)[%d] = %x, want %x", key, end, limit, i, keys[i], want[i].Key)
+			for i, got := range all {
+				without := want[i]
+				without.Value = nil
+				if !sameVersion(got, without) {
+					t.Fatalf("Versions(%x, %x, %d)[%d] = %v, want %v", key, end, limit, i, got, without)
 				}
 			}
 		}

@@ -155,7 +155,7 @@ func TestScanOfCircle(t *testing.T) {
 	})
 	t.Run("batch", func(t *testing.T) {
 		s := open(t)
-		_, _, err := s.Begin(s.AppliedIndex()+1, 1).Keys(nil, nil, 2*keys)
+		_, _, err := s.Begin(s.AppliedIndex()+1, 1).Versions(nil, nil, 2*keys)
 		wantOutOfOrder(t, s, err, "shard 7", "cur: ")
 	})
 	t.Run("rewrite", func(t *testing.T) {

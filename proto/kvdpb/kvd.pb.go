@@ -26,6 +26,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Relation int32
+
+const (
+	Relation_RELATION_UNSPECIFIED Relation = 0 // equal
+	Relation_RELATION_EQUAL       Relation = 1
+	Relation_RELATION_NOT_EQUAL   Relation = 2
+	Relation_RELATION_LESS        Relation = 3
+	Relation_RELATION_GREATER     Relation = 4
+)
+
+// Enum value maps for Relation.
+var (
+	Relation_name = map[int32]string{
+		0: "RELATION_UNSPECIFIED",
+		1: "RELATION_EQUAL",
+		2: "RELATION_NOT_EQUAL",
+		3: "RELATION_LESS",
+		4: "RELATION_GREATER",
+	}
+	Relation_value = map[string]int32{
+		"RELATION_UNSPECIFIED": 0,
+		"RELATION_EQUAL":       1,
+		"RELATION_NOT_EQUAL":   2,
+		"RELATION_LESS":        3,
+		"RELATION_GREATER":     4,
+	}
+)
+
+func (x Relation) Enum() *Relation {
+	p := new(Relation)
+	*p = x
+	return p
+}
+
+func (x Relation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Relation) Descriptor() protoreflect.EnumDescriptor {
+	return file_kvdpb_kvd_proto_enumTypes[0].Descriptor()
+}
+
+func (Relation) Type() protoreflect.EnumType {
+	return &file_kvdpb_kvd_proto_enumTypes[0]
+}
+
+func (x Relation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Relation.Descriptor instead.
+func (Relation) EnumDescriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{0}
+}
+
 // Reason tells errors apart; with it alone, both sides map errors.
 type Reason int32
 
@@ -138,11 +193,11 @@ func (x Reason) String() string {
 }
 
 func (Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_kvdpb_kvd_proto_enumTypes[0].Descriptor()
+	return file_kvdpb_kvd_proto_enumTypes[1].Descriptor()
 }
 
 func (Reason) Type() protoreflect.EnumType {
-	return &file_kvdpb_kvd_proto_enumTypes[0]
+	return &file_kvdpb_kvd_proto_enumTypes[1]
 }
 
 func (x Reason) Number() protoreflect.EnumNumber {
@@ -151,7 +206,7 @@ func (x Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reason.Descriptor instead.
 func (Reason) EnumDescriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{0}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{1}
 }
 
 // Header goes with every request.
@@ -1560,6 +1615,738 @@ func (x *DeleteRangeResponse) GetNextKey() []byte {
 	return nil
 }
 
+// TxnRequest executes `then` if all compares hold, else `otherwise`. All of it
+// happens at one revision. A branch writes a key once at most, and its operations see
+// those before them. 10,000 compares and operations and 8 MiB of keys and values are
+// the most.
+type TxnRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Attempt       *Attempt               `protobuf:"bytes,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Compares      []*Compare             `protobuf:"bytes,3,rep,name=compares,proto3" json:"compares,omitempty"`
+	Then          []*TxnOp               `protobuf:"bytes,4,rep,name=then,proto3" json:"then,omitempty"`
+	Otherwise     []*TxnOp               `protobuf:"bytes,5,rep,name=otherwise,proto3" json:"otherwise,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TxnRequest) Reset() {
+	*x = TxnRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TxnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TxnRequest) ProtoMessage() {}
+
+func (x *TxnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TxnRequest.ProtoReflect.Descriptor instead.
+func (*TxnRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TxnRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *TxnRequest) GetAttempt() *Attempt {
+	if x != nil {
+		return x.Attempt
+	}
+	return nil
+}
+
+func (x *TxnRequest) GetCompares() []*Compare {
+	if x != nil {
+		return x.Compares
+	}
+	return nil
+}
+
+func (x *TxnRequest) GetThen() []*TxnOp {
+	if x != nil {
+		return x.Then
+	}
+	return nil
+}
+
+func (x *TxnRequest) GetOtherwise() []*TxnOp {
+	if x != nil {
+		return x.Otherwise
+	}
+	return nil
+}
+
+// Compare holds if the key is so. Of a key that there is not, revisions, version and
+// lease are 0, and no relation to a value holds.
+type Compare struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Key      []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Relation Relation               `protobuf:"varint,2,opt,name=relation,proto3,enum=kvd.v1.Relation" json:"relation,omitempty"`
+	// Types that are valid to be assigned to Target:
+	//
+	//	*Compare_Value
+	//	*Compare_Version
+	//	*Compare_CreateRevision
+	//	*Compare_ModRevision
+	//	*Compare_Lease
+	//	*Compare_Unchanged
+	Target        isCompare_Target `protobuf_oneof:"target"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Compare) Reset() {
+	*x = Compare{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Compare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Compare) ProtoMessage() {}
+
+func (x *Compare) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Compare.ProtoReflect.Descriptor instead.
+func (*Compare) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Compare) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Compare) GetRelation() Relation {
+	if x != nil {
+		return x.Relation
+	}
+	return Relation_RELATION_UNSPECIFIED
+}
+
+func (x *Compare) GetTarget() isCompare_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Compare) GetValue() []byte {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_Value); ok {
+			return x.Value
+		}
+	}
+	return nil
+}
+
+func (x *Compare) GetVersion() uint64 {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_Version); ok {
+			return x.Version
+		}
+	}
+	return 0
+}
+
+func (x *Compare) GetCreateRevision() uint64 {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_CreateRevision); ok {
+			return x.CreateRevision
+		}
+	}
+	return 0
+}
+
+func (x *Compare) GetModRevision() uint64 {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_ModRevision); ok {
+			return x.ModRevision
+		}
+	}
+	return 0
+}
+
+func (x *Compare) GetLease() uint64 {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_Lease); ok {
+			return x.Lease
+		}
+	}
+	return 0
+}
+
+func (x *Compare) GetUnchanged() *Unchanged {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_Unchanged); ok {
+			return x.Unchanged
+		}
+	}
+	return nil
+}
+
+type isCompare_Target interface {
+	isCompare_Target()
+}
+
+type Compare_Value struct {
+	Value []byte `protobuf:"bytes,3,opt,name=value,proto3,oneof"`
+}
+
+type Compare_Version struct {
+	Version uint64 `protobuf:"varint,4,opt,name=version,proto3,oneof"`
+}
+
+type Compare_CreateRevision struct {
+	CreateRevision uint64 `protobuf:"varint,5,opt,name=create_revision,json=createRevision,proto3,oneof"`
+}
+
+type Compare_ModRevision struct {
+	ModRevision uint64 `protobuf:"varint,6,opt,name=mod_revision,json=modRevision,proto3,oneof"`
+}
+
+type Compare_Lease struct {
+	Lease uint64 `protobuf:"varint,7,opt,name=lease,proto3,oneof"`
+}
+
+type Compare_Unchanged struct {
+	// Without a relation.
+	Unchanged *Unchanged `protobuf:"bytes,8,opt,name=unchanged,proto3,oneof"`
+}
+
+func (*Compare_Value) isCompare_Target() {}
+
+func (*Compare_Version) isCompare_Target() {}
+
+func (*Compare_CreateRevision) isCompare_Target() {}
+
+func (*Compare_ModRevision) isCompare_Target() {}
+
+func (*Compare_Lease) isCompare_Target() {}
+
+func (*Compare_Unchanged) isCompare_Target() {}
+
+// Unchanged holds if no key from the compare's on and before `end` has a newer
+// version than `since`, and there are as many as `count` says, if it does: with the
+// number that there was at `since`, none has been deleted either.
+type Unchanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// First key after the range; empty: to the end of the key space.
+	End           []byte  `protobuf:"bytes,1,opt,name=end,proto3" json:"end,omitempty"`
+	Since         uint64  `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
+	Count         *uint64 `protobuf:"varint,3,opt,name=count,proto3,oneof" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unchanged) Reset() {
+	*x = Unchanged{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unchanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unchanged) ProtoMessage() {}
+
+func (x *Unchanged) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unchanged.ProtoReflect.Descriptor instead.
+func (*Unchanged) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Unchanged) GetEnd() []byte {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *Unchanged) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Unchanged) GetCount() uint64 {
+	if x != nil && x.Count != nil {
+		return *x.Count
+	}
+	return 0
+}
+
+type TxnOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Op:
+	//
+	//	*TxnOp_Put
+	//	*TxnOp_Get
+	//	*TxnOp_Delete
+	//	*TxnOp_DeleteRange
+	//	*TxnOp_Range
+	Op            isTxnOp_Op `protobuf_oneof:"op"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TxnOp) Reset() {
+	*x = TxnOp{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TxnOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TxnOp) ProtoMessage() {}
+
+func (x *TxnOp) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TxnOp.ProtoReflect.Descriptor instead.
+func (*TxnOp) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *TxnOp) GetOp() isTxnOp_Op {
+	if x != nil {
+		return x.Op
+	}
+	return nil
+}
+
+func (x *TxnOp) GetPut() *PutOp {
+	if x != nil {
+		if x, ok := x.Op.(*TxnOp_Put); ok {
+			return x.Put
+		}
+	}
+	return nil
+}
+
+func (x *TxnOp) GetGet() *GetOp {
+	if x != nil {
+		if x, ok := x.Op.(*TxnOp_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *TxnOp) GetDelete() *DeleteOp {
+	if x != nil {
+		if x, ok := x.Op.(*TxnOp_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *TxnOp) GetDeleteRange() *DeleteRangeOp {
+	if x != nil {
+		if x, ok := x.Op.(*TxnOp_DeleteRange); ok {
+			return x.DeleteRange
+		}
+	}
+	return nil
+}
+
+func (x *TxnOp) GetRange() *RangeOp {
+	if x != nil {
+		if x, ok := x.Op.(*TxnOp_Range); ok {
+			return x.Range
+		}
+	}
+	return nil
+}
+
+type isTxnOp_Op interface {
+	isTxnOp_Op()
+}
+
+type TxnOp_Put struct {
+	Put *PutOp `protobuf:"bytes,1,opt,name=put,proto3,oneof"` // without if_revision
+}
+
+type TxnOp_Get struct {
+	Get *GetOp `protobuf:"bytes,2,opt,name=get,proto3,oneof"` // without a revision
+}
+
+type TxnOp_Delete struct {
+	Delete *DeleteOp `protobuf:"bytes,3,opt,name=delete,proto3,oneof"` // without if_revision
+}
+
+type TxnOp_DeleteRange struct {
+	// Of all deletes and compares of ranges, 10,000 keys are the most.
+	DeleteRange *DeleteRangeOp `protobuf:"bytes,4,opt,name=delete_range,json=deleteRange,proto3,oneof"`
+}
+
+type TxnOp_Range struct {
+	Range *RangeOp `protobuf:"bytes,5,opt,name=range,proto3,oneof"`
+}
+
+func (*TxnOp_Put) isTxnOp_Op() {}
+
+func (*TxnOp_Get) isTxnOp_Op() {}
+
+func (*TxnOp_Delete) isTxnOp_Op() {}
+
+func (*TxnOp_DeleteRange) isTxnOp_Op() {}
+
+func (*TxnOp_Range) isTxnOp_Op() {}
+
+type DeleteRangeOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Start []byte                 `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	// First key after the range; empty: to the end of the key space.
+	End           []byte `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRangeOp) Reset() {
+	*x = DeleteRangeOp{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRangeOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRangeOp) ProtoMessage() {}
+
+func (x *DeleteRangeOp) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRangeOp.ProtoReflect.Descriptor instead.
+func (*DeleteRangeOp) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeleteRangeOp) GetStart() []byte {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *DeleteRangeOp) GetEnd() []byte {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+type RangeOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Start []byte                 `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	// First key after the range; empty: to the end of the key space.
+	End []byte `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	// Most keys to return; 0: all that the answer has room for.
+	Limit         uint64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Reverse       bool   `protobuf:"varint,4,opt,name=reverse,proto3" json:"reverse,omitempty"`
+	KeysOnly      bool   `protobuf:"varint,5,opt,name=keys_only,json=keysOnly,proto3" json:"keys_only,omitempty"`
+	CountOnly     bool   `protobuf:"varint,6,opt,name=count_only,json=countOnly,proto3" json:"count_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RangeOp) Reset() {
+	*x = RangeOp{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RangeOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RangeOp) ProtoMessage() {}
+
+func (x *RangeOp) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RangeOp.ProtoReflect.Descriptor instead.
+func (*RangeOp) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RangeOp) GetStart() []byte {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *RangeOp) GetEnd() []byte {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *RangeOp) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *RangeOp) GetReverse() bool {
+	if x != nil {
+		return x.Reverse
+	}
+	return false
+}
+
+func (x *RangeOp) GetKeysOnly() bool {
+	if x != nil {
+		return x.KeysOnly
+	}
+	return false
+}
+
+func (x *RangeOp) GetCountOnly() bool {
+	if x != nil {
+		return x.CountOnly
+	}
+	return false
+}
+
+type TxnResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// All compares held.
+	Succeeded bool `protobuf:"varint,2,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	// Of all that it wrote, or of the moment at which there was nothing to write.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Of the operations of the branch, in their order.
+	Results       []*TxnResult `protobuf:"bytes,4,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TxnResponse) Reset() {
+	*x = TxnResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TxnResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TxnResponse) ProtoMessage() {}
+
+func (x *TxnResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TxnResponse.ProtoReflect.Descriptor instead.
+func (*TxnResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *TxnResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *TxnResponse) GetSucceeded() bool {
+	if x != nil {
+		return x.Succeeded
+	}
+	return false
+}
+
+func (x *TxnResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *TxnResponse) GetResults() []*TxnResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type TxnResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a put or delete that asked for it, what there was before; of a get, what there
+	// is.
+	Kv *KeyValue `protobuf:"bytes,1,opt,name=kv,proto3" json:"kv,omitempty"`
+	// Of a delete or a delete of a range, the keys deleted; of a range with count_only,
+	// the keys that there are.
+	Count uint64      `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	Kvs   []*KeyValue `protobuf:"bytes,3,rep,name=kvs,proto3" json:"kvs,omitempty"`
+	// There are more keys in the range.
+	More bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	// The transaction was executed, but this cannot be told.
+	Error         *Error `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TxnResult) Reset() {
+	*x = TxnResult{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TxnResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TxnResult) ProtoMessage() {}
+
+func (x *TxnResult) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TxnResult.ProtoReflect.Descriptor instead.
+func (*TxnResult) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *TxnResult) GetKv() *KeyValue {
+	if x != nil {
+		return x.Kv
+	}
+	return nil
+}
+
+func (x *TxnResult) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *TxnResult) GetKvs() []*KeyValue {
+	if x != nil {
+		return x.Kvs
+	}
+	return nil
+}
+
+func (x *TxnResult) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *TxnResult) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 type RangeRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // shard is required
@@ -1580,7 +2367,7 @@ type RangeRequest struct {
 
 func (x *RangeRequest) Reset() {
 	*x = RangeRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[20]
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +2379,7 @@ func (x *RangeRequest) String() string {
 func (*RangeRequest) ProtoMessage() {}
 
 func (x *RangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[20]
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +2392,7 @@ func (x *RangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRequest.ProtoReflect.Descriptor instead.
 func (*RangeRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{20}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RangeRequest) GetHeader() *Header {
@@ -1687,7 +2474,7 @@ type RangeResponse struct {
 
 func (x *RangeResponse) Reset() {
 	*x = RangeResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[21]
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +2486,7 @@ func (x *RangeResponse) String() string {
 func (*RangeResponse) ProtoMessage() {}
 
 func (x *RangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[21]
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +2499,7 @@ func (x *RangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeResponse.ProtoReflect.Descriptor instead.
 func (*RangeResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{21}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RangeResponse) GetHeader() *ResponseHeader {
@@ -1764,7 +2551,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2563,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[22]
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2576,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{22}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HistoryRequest) GetHeader() *Header {
@@ -1832,7 +2619,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +2631,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[23]
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +2644,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{23}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *HistoryResponse) GetHeader() *ResponseHeader {
@@ -1892,7 +2679,7 @@ type KeyVersion struct {
 
 func (x *KeyVersion) Reset() {
 	*x = KeyVersion{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2691,7 @@ func (x *KeyVersion) String() string {
 func (*KeyVersion) ProtoMessage() {}
 
 func (x *KeyVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[24]
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2704,7 @@ func (x *KeyVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersion.ProtoReflect.Descriptor instead.
 func (*KeyVersion) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{24}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *KeyVersion) GetKv() *KeyValue {
@@ -1945,7 +2732,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2744,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[25]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2757,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{25}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *HoldRequest) GetHeader() *Header {
@@ -1998,7 +2785,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2797,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[26]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2810,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{26}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HoldResponse) GetHeader() *ResponseHeader {
@@ -2057,7 +2844,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2856,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2869,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ConfirmRequest) GetHeader() *Header {
@@ -2140,7 +2927,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2939,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2952,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ConfirmResponse) GetHeader() *ResponseHeader {
@@ -2204,7 +2991,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +3003,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +3016,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchRequest) GetHeader() *Header {
@@ -2316,7 +3103,7 @@ type WatchCreate struct {
 
 func (x *WatchCreate) Reset() {
 	*x = WatchCreate{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +3115,7 @@ func (x *WatchCreate) String() string {
 func (*WatchCreate) ProtoMessage() {}
 
 func (x *WatchCreate) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +3128,7 @@ func (x *WatchCreate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCreate.ProtoReflect.Descriptor instead.
 func (*WatchCreate) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchCreate) GetWatch() uint64 {
@@ -2402,7 +3189,7 @@ type WatchCancel struct {
 
 func (x *WatchCancel) Reset() {
 	*x = WatchCancel{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +3201,7 @@ func (x *WatchCancel) String() string {
 func (*WatchCancel) ProtoMessage() {}
 
 func (x *WatchCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +3214,7 @@ func (x *WatchCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCancel.ProtoReflect.Descriptor instead.
 func (*WatchCancel) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WatchCancel) GetWatch() uint64 {
@@ -2451,7 +3238,7 @@ type WatchAdvance struct {
 
 func (x *WatchAdvance) Reset() {
 	*x = WatchAdvance{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +3250,7 @@ func (x *WatchAdvance) String() string {
 func (*WatchAdvance) ProtoMessage() {}
 
 func (x *WatchAdvance) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +3263,7 @@ func (x *WatchAdvance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAdvance.ProtoReflect.Descriptor instead.
 func (*WatchAdvance) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WatchAdvance) GetId() uint64 {
@@ -2517,7 +3304,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +3316,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +3329,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WatchResponse) GetHeader() *ResponseHeader {
@@ -2616,7 +3403,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +3415,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +3428,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchEvent) GetWatches() []uint64 {
@@ -2686,7 +3473,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +3485,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +3498,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CompactRequest) GetHeader() *Header {
@@ -2746,7 +3533,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +3545,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +3558,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CompactResponse) GetHeader() *ResponseHeader {
@@ -2802,7 +3589,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +3601,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +3614,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SettleRequest) GetHeader() *Header {
@@ -2878,7 +3665,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3677,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3690,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SettleResponse) GetHeader() *ResponseHeader {
@@ -2949,7 +3736,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3748,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3761,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Error) GetReason() Reason {
@@ -3060,7 +3847,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3072,7 +3859,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3085,7 +3872,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ClusterMap) GetEpoch() uint64 {
@@ -3152,7 +3939,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3164,7 +3951,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3177,7 +3964,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Node) GetId() string {
@@ -3235,7 +4022,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +4034,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +4047,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Shard) GetId() uint32 {
@@ -3294,7 +4081,7 @@ type SlotOverride struct {
 
 func (x *SlotOverride) Reset() {
 	*x = SlotOverride{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +4093,7 @@ func (x *SlotOverride) String() string {
 func (*SlotOverride) ProtoMessage() {}
 
 func (x *SlotOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +4106,7 @@ func (x *SlotOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotOverride.ProtoReflect.Descriptor instead.
 func (*SlotOverride) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SlotOverride) GetSlot() uint32 {
@@ -3345,7 +4132,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3357,7 +4144,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3370,7 +4157,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetMapRequest) GetHeader() *Header {
@@ -3395,7 +4182,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +4194,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +4207,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetMapResponse) GetHeader() *ResponseHeader {
@@ -3469,7 +4256,7 @@ type ShardLeader struct {
 
 func (x *ShardLeader) Reset() {
 	*x = ShardLeader{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3481,7 +4268,7 @@ func (x *ShardLeader) String() string {
 func (*ShardLeader) ProtoMessage() {}
 
 func (x *ShardLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3494,7 +4281,7 @@ func (x *ShardLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardLeader.ProtoReflect.Descriptor instead.
 func (*ShardLeader) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ShardLeader) GetShard() uint32 {
@@ -3527,7 +4314,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[47]
+	mi := &file_kvdpb_kvd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3539,7 +4326,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[47]
+	mi := &file_kvdpb_kvd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3552,7 +4339,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{47}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *NodeStatusRequest) GetHeader() *Header {
@@ -3580,7 +4367,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[48]
+	mi := &file_kvdpb_kvd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3592,7 +4379,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[48]
+	mi := &file_kvdpb_kvd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3605,7 +4392,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{48}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *NodeStatusResponse) GetHeader() *ResponseHeader {
@@ -3680,7 +4467,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[49]
+	mi := &file_kvdpb_kvd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3692,7 +4479,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[49]
+	mi := &file_kvdpb_kvd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3705,7 +4492,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{49}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ReplicaStatus) GetShard() uint32 {
@@ -3801,7 +4588,7 @@ type CheckDiskRequest struct {
 
 func (x *CheckDiskRequest) Reset() {
 	*x = CheckDiskRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[50]
+	mi := &file_kvdpb_kvd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3813,7 +4600,7 @@ func (x *CheckDiskRequest) String() string {
 func (*CheckDiskRequest) ProtoMessage() {}
 
 func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[50]
+	mi := &file_kvdpb_kvd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3826,7 +4613,7 @@ func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskRequest.ProtoReflect.Descriptor instead.
 func (*CheckDiskRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{50}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CheckDiskRequest) GetHeader() *Header {
@@ -3853,7 +4640,7 @@ type CheckDiskResponse struct {
 
 func (x *CheckDiskResponse) Reset() {
 	*x = CheckDiskResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[51]
+	mi := &file_kvdpb_kvd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3865,7 +4652,7 @@ func (x *CheckDiskResponse) String() string {
 func (*CheckDiskResponse) ProtoMessage() {}
 
 func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[51]
+	mi := &file_kvdpb_kvd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3878,7 +4665,7 @@ func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskResponse.ProtoReflect.Descriptor instead.
 func (*CheckDiskResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{51}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CheckDiskResponse) GetShard() uint32 {
@@ -3934,7 +4721,7 @@ type ShardRevisionRequest struct {
 
 func (x *ShardRevisionRequest) Reset() {
 	*x = ShardRevisionRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[52]
+	mi := &file_kvdpb_kvd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3946,7 +4733,7 @@ func (x *ShardRevisionRequest) String() string {
 func (*ShardRevisionRequest) ProtoMessage() {}
 
 func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[52]
+	mi := &file_kvdpb_kvd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,7 +4746,7 @@ func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionRequest.ProtoReflect.Descriptor instead.
 func (*ShardRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{52}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ShardRevisionRequest) GetHeader() *Header {
@@ -3986,7 +4773,7 @@ type ShardRevisionResponse struct {
 
 func (x *ShardRevisionResponse) Reset() {
 	*x = ShardRevisionResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[53]
+	mi := &file_kvdpb_kvd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4785,7 @@ func (x *ShardRevisionResponse) String() string {
 func (*ShardRevisionResponse) ProtoMessage() {}
 
 func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[53]
+	mi := &file_kvdpb_kvd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4798,7 @@ func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionResponse.ProtoReflect.Descriptor instead.
 func (*ShardRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{53}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ShardRevisionResponse) GetHeader() *ResponseHeader {
@@ -4044,7 +4831,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[54]
+	mi := &file_kvdpb_kvd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4056,7 +4843,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[54]
+	mi := &file_kvdpb_kvd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4069,7 +4856,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{54}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DigestRequest) GetHeader() *Header {
@@ -4121,7 +4908,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[55]
+	mi := &file_kvdpb_kvd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4133,7 +4920,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[55]
+	mi := &file_kvdpb_kvd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4146,7 +4933,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{55}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DigestResponse) GetHeader() *ResponseHeader {
@@ -4308,7 +5095,58 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x18\n" +
 	"\adeleted\x18\x03 \x01(\x04R\adeleted\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12\x19\n" +
-	"\bnext_key\x18\x05 \x01(\fR\anextKey\"\xfc\x01\n" +
+	"\bnext_key\x18\x05 \x01(\fR\anextKey\"\xdc\x01\n" +
+	"\n" +
+	"TxnRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12)\n" +
+	"\aattempt\x18\x02 \x01(\v2\x0f.kvd.v1.AttemptR\aattempt\x12+\n" +
+	"\bcompares\x18\x03 \x03(\v2\x0f.kvd.v1.CompareR\bcompares\x12!\n" +
+	"\x04then\x18\x04 \x03(\v2\r.kvd.v1.TxnOpR\x04then\x12+\n" +
+	"\totherwise\x18\x05 \x03(\v2\r.kvd.v1.TxnOpR\totherwise\"\xa2\x02\n" +
+	"\aCompare\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12,\n" +
+	"\brelation\x18\x02 \x01(\x0e2\x10.kvd.v1.RelationR\brelation\x12\x16\n" +
+	"\x05value\x18\x03 \x01(\fH\x00R\x05value\x12\x1a\n" +
+	"\aversion\x18\x04 \x01(\x04H\x00R\aversion\x12)\n" +
+	"\x0fcreate_revision\x18\x05 \x01(\x04H\x00R\x0ecreateRevision\x12#\n" +
+	"\fmod_revision\x18\x06 \x01(\x04H\x00R\vmodRevision\x12\x16\n" +
+	"\x05lease\x18\a \x01(\x04H\x00R\x05lease\x121\n" +
+	"\tunchanged\x18\b \x01(\v2\x11.kvd.v1.UnchangedH\x00R\tunchangedB\b\n" +
+	"\x06target\"X\n" +
+	"\tUnchanged\x12\x10\n" +
+	"\x03end\x18\x01 \x01(\fR\x03end\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x19\n" +
+	"\x05count\x18\x03 \x01(\x04H\x00R\x05count\x88\x01\x01B\b\n" +
+	"\x06_count\"\xe4\x01\n" +
+	"\x05TxnOp\x12!\n" +
+	"\x03put\x18\x01 \x01(\v2\r.kvd.v1.PutOpH\x00R\x03put\x12!\n" +
+	"\x03get\x18\x02 \x01(\v2\r.kvd.v1.GetOpH\x00R\x03get\x12*\n" +
+	"\x06delete\x18\x03 \x01(\v2\x10.kvd.v1.DeleteOpH\x00R\x06delete\x12:\n" +
+	"\fdelete_range\x18\x04 \x01(\v2\x15.kvd.v1.DeleteRangeOpH\x00R\vdeleteRange\x12'\n" +
+	"\x05range\x18\x05 \x01(\v2\x0f.kvd.v1.RangeOpH\x00R\x05rangeB\x04\n" +
+	"\x02op\"7\n" +
+	"\rDeleteRangeOp\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\fR\x03end\"\x9d\x01\n" +
+	"\aRangeOp\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\fR\x03end\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x04R\x05limit\x12\x18\n" +
+	"\areverse\x18\x04 \x01(\bR\areverse\x12\x1b\n" +
+	"\tkeys_only\x18\x05 \x01(\bR\bkeysOnly\x12\x1d\n" +
+	"\n" +
+	"count_only\x18\x06 \x01(\bR\tcountOnly\"\xa4\x01\n" +
+	"\vTxnResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x1c\n" +
+	"\tsucceeded\x18\x02 \x01(\bR\tsucceeded\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12+\n" +
+	"\aresults\x18\x04 \x03(\v2\x11.kvd.v1.TxnResultR\aresults\"\xa0\x01\n" +
+	"\tTxnResult\x12 \n" +
+	"\x02kv\x18\x01 \x01(\v2\x10.kvd.v1.KeyValueR\x02kv\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12\"\n" +
+	"\x03kvs\x18\x03 \x03(\v2\x10.kvd.v1.KeyValueR\x03kvs\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\x12#\n" +
+	"\x05error\x18\x05 \x01(\v2\r.kvd.v1.ErrorR\x05error\"\xfc\x01\n" +
 	"\fRangeRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\fR\x05start\x12\x10\n" +
@@ -4514,7 +5352,13 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\aapplied\x18\x05 \x01(\x04R\aapplied\x12\x1d\n" +
 	"\n" +
 	"state_hash\x18\x06 \x01(\x06R\tstateHash\x12)\n" +
-	"\x10applied_revision\x18\a \x01(\x04R\x0fappliedRevision*\xd3\x04\n" +
+	"\x10applied_revision\x18\a \x01(\x04R\x0fappliedRevision*y\n" +
+	"\bRelation\x12\x18\n" +
+	"\x14RELATION_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eRELATION_EQUAL\x10\x01\x12\x16\n" +
+	"\x12RELATION_NOT_EQUAL\x10\x02\x12\x11\n" +
+	"\rRELATION_LESS\x10\x03\x12\x14\n" +
+	"\x10RELATION_GREATER\x10\x04*\xd3\x04\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_INVALID\x10\x01\x12\x14\n" +
@@ -4540,13 +5384,14 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0fREASON_DEADLINE\x10\x14\x12\x1a\n" +
 	"\x16REASON_LEASE_NOT_FOUND\x10\x15\x12\x11\n" +
 	"\rREASON_FENCED\x10\x16\x12\x13\n" +
-	"\x0fREASON_INTERNAL\x10\x172\xb1\x05\n" +
+	"\x0fREASON_INTERNAL\x10\x172\xe1\x05\n" +
 	"\x02KV\x128\n" +
 	"\x05Batch\x12\x14.kvd.v1.BatchRequest\x1a\x15.kvd.v1.BatchResponse(\x010\x01\x12.\n" +
 	"\x03Put\x12\x12.kvd.v1.PutRequest\x1a\x13.kvd.v1.PutResponse\x12.\n" +
 	"\x03Get\x12\x12.kvd.v1.GetRequest\x1a\x13.kvd.v1.GetResponse\x127\n" +
 	"\x06Delete\x12\x15.kvd.v1.DeleteRequest\x1a\x16.kvd.v1.DeleteResponse\x12F\n" +
-	"\vDeleteRange\x12\x1a.kvd.v1.DeleteRangeRequest\x1a\x1b.kvd.v1.DeleteRangeResponse\x126\n" +
+	"\vDeleteRange\x12\x1a.kvd.v1.DeleteRangeRequest\x1a\x1b.kvd.v1.DeleteRangeResponse\x12.\n" +
+	"\x03Txn\x12\x12.kvd.v1.TxnRequest\x1a\x13.kvd.v1.TxnResponse\x126\n" +
 	"\x05Range\x12\x14.kvd.v1.RangeRequest\x1a\x15.kvd.v1.RangeResponse0\x01\x12:\n" +
 	"\aHistory\x12\x16.kvd.v1.HistoryRequest\x1a\x17.kvd.v1.HistoryResponse\x121\n" +
 	"\x04Hold\x12\x13.kvd.v1.HoldRequest\x1a\x14.kvd.v1.HoldResponse\x12:\n" +
@@ -4574,178 +5419,206 @@ func file_kvdpb_kvd_proto_rawDescGZIP() []byte {
 	return file_kvdpb_kvd_proto_rawDescData
 }
 
-var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_kvdpb_kvd_proto_goTypes = []any{
-	(Reason)(0),                   // 0: kvd.v1.Reason
-	(*Header)(nil),                // 1: kvd.v1.Header
-	(*ResponseHeader)(nil),        // 2: kvd.v1.ResponseHeader
-	(*Attempt)(nil),               // 3: kvd.v1.Attempt
-	(*KeyValue)(nil),              // 4: kvd.v1.KeyValue
-	(*PutOp)(nil),                 // 5: kvd.v1.PutOp
-	(*DeleteOp)(nil),              // 6: kvd.v1.DeleteOp
-	(*GetOp)(nil),                 // 7: kvd.v1.GetOp
-	(*WriteOp)(nil),               // 8: kvd.v1.WriteOp
-	(*WriteResult)(nil),           // 9: kvd.v1.WriteResult
-	(*GetResult)(nil),             // 10: kvd.v1.GetResult
-	(*BatchRequest)(nil),          // 11: kvd.v1.BatchRequest
-	(*BatchResponse)(nil),         // 12: kvd.v1.BatchResponse
-	(*PutRequest)(nil),            // 13: kvd.v1.PutRequest
-	(*PutResponse)(nil),           // 14: kvd.v1.PutResponse
-	(*GetRequest)(nil),            // 15: kvd.v1.GetRequest
-	(*GetResponse)(nil),           // 16: kvd.v1.GetResponse
-	(*DeleteRequest)(nil),         // 17: kvd.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 18: kvd.v1.DeleteResponse
-	(*DeleteRangeRequest)(nil),    // 19: kvd.v1.DeleteRangeRequest
-	(*DeleteRangeResponse)(nil),   // 20: kvd.v1.DeleteRangeResponse
-	(*RangeRequest)(nil),          // 21: kvd.v1.RangeRequest
-	(*RangeResponse)(nil),         // 22: kvd.v1.RangeResponse
-	(*HistoryRequest)(nil),        // 23: kvd.v1.HistoryRequest
-	(*HistoryResponse)(nil),       // 24: kvd.v1.HistoryResponse
-	(*KeyVersion)(nil),            // 25: kvd.v1.KeyVersion
-	(*HoldRequest)(nil),           // 26: kvd.v1.HoldRequest
-	(*HoldResponse)(nil),          // 27: kvd.v1.HoldResponse
-	(*ConfirmRequest)(nil),        // 28: kvd.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),       // 29: kvd.v1.ConfirmResponse
-	(*WatchRequest)(nil),          // 30: kvd.v1.WatchRequest
-	(*WatchCreate)(nil),           // 31: kvd.v1.WatchCreate
-	(*WatchCancel)(nil),           // 32: kvd.v1.WatchCancel
-	(*WatchAdvance)(nil),          // 33: kvd.v1.WatchAdvance
-	(*WatchResponse)(nil),         // 34: kvd.v1.WatchResponse
-	(*WatchEvent)(nil),            // 35: kvd.v1.WatchEvent
-	(*CompactRequest)(nil),        // 36: kvd.v1.CompactRequest
-	(*CompactResponse)(nil),       // 37: kvd.v1.CompactResponse
-	(*SettleRequest)(nil),         // 38: kvd.v1.SettleRequest
-	(*SettleResponse)(nil),        // 39: kvd.v1.SettleResponse
-	(*Error)(nil),                 // 40: kvd.v1.Error
-	(*ClusterMap)(nil),            // 41: kvd.v1.ClusterMap
-	(*Node)(nil),                  // 42: kvd.v1.Node
-	(*Shard)(nil),                 // 43: kvd.v1.Shard
-	(*SlotOverride)(nil),          // 44: kvd.v1.SlotOverride
-	(*GetMapRequest)(nil),         // 45: kvd.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 46: kvd.v1.GetMapResponse
-	(*ShardLeader)(nil),           // 47: kvd.v1.ShardLeader
-	(*NodeStatusRequest)(nil),     // 48: kvd.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 49: kvd.v1.NodeStatusResponse
-	(*ReplicaStatus)(nil),         // 50: kvd.v1.ReplicaStatus
-	(*CheckDiskRequest)(nil),      // 51: kvd.v1.CheckDiskRequest
-	(*CheckDiskResponse)(nil),     // 52: kvd.v1.CheckDiskResponse
-	(*ShardRevisionRequest)(nil),  // 53: kvd.v1.ShardRevisionRequest
-	(*ShardRevisionResponse)(nil), // 54: kvd.v1.ShardRevisionResponse
-	(*DigestRequest)(nil),         // 55: kvd.v1.DigestRequest
-	(*DigestResponse)(nil),        // 56: kvd.v1.DigestResponse
+	(Relation)(0),                 // 0: kvd.v1.Relation
+	(Reason)(0),                   // 1: kvd.v1.Reason
+	(*Header)(nil),                // 2: kvd.v1.Header
+	(*ResponseHeader)(nil),        // 3: kvd.v1.ResponseHeader
+	(*Attempt)(nil),               // 4: kvd.v1.Attempt
+	(*KeyValue)(nil),              // 5: kvd.v1.KeyValue
+	(*PutOp)(nil),                 // 6: kvd.v1.PutOp
+	(*DeleteOp)(nil),              // 7: kvd.v1.DeleteOp
+	(*GetOp)(nil),                 // 8: kvd.v1.GetOp
+	(*WriteOp)(nil),               // 9: kvd.v1.WriteOp
+	(*WriteResult)(nil),           // 10: kvd.v1.WriteResult
+	(*GetResult)(nil),             // 11: kvd.v1.GetResult
+	(*BatchRequest)(nil),          // 12: kvd.v1.BatchRequest
+	(*BatchResponse)(nil),         // 13: kvd.v1.BatchResponse
+	(*PutRequest)(nil),            // 14: kvd.v1.PutRequest
+	(*PutResponse)(nil),           // 15: kvd.v1.PutResponse
+	(*GetRequest)(nil),            // 16: kvd.v1.GetRequest
+	(*GetResponse)(nil),           // 17: kvd.v1.GetResponse
+	(*DeleteRequest)(nil),         // 18: kvd.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 19: kvd.v1.DeleteResponse
+	(*DeleteRangeRequest)(nil),    // 20: kvd.v1.DeleteRangeRequest
+	(*DeleteRangeResponse)(nil),   // 21: kvd.v1.DeleteRangeResponse
+	(*TxnRequest)(nil),            // 22: kvd.v1.TxnRequest
+	(*Compare)(nil),               // 23: kvd.v1.Compare
+	(*Unchanged)(nil),             // 24: kvd.v1.Unchanged
+	(*TxnOp)(nil),                 // 25: kvd.v1.TxnOp
+	(*DeleteRangeOp)(nil),         // 26: kvd.v1.DeleteRangeOp
+	(*RangeOp)(nil),               // 27: kvd.v1.RangeOp
+	(*TxnResponse)(nil),           // 28: kvd.v1.TxnResponse
+	(*TxnResult)(nil),             // 29: kvd.v1.TxnResult
+	(*RangeRequest)(nil),          // 30: kvd.v1.RangeRequest
+	(*RangeResponse)(nil),         // 31: kvd.v1.RangeResponse
+	(*HistoryRequest)(nil),        // 32: kvd.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 33: kvd.v1.HistoryResponse
+	(*KeyVersion)(nil),            // 34: kvd.v1.KeyVersion
+	(*HoldRequest)(nil),           // 35: kvd.v1.HoldRequest
+	(*HoldResponse)(nil),          // 36: kvd.v1.HoldResponse
+	(*ConfirmRequest)(nil),        // 37: kvd.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),       // 38: kvd.v1.ConfirmResponse
+	(*WatchRequest)(nil),          // 39: kvd.v1.WatchRequest
+	(*WatchCreate)(nil),           // 40: kvd.v1.WatchCreate
+	(*WatchCancel)(nil),           // 41: kvd.v1.WatchCancel
+	(*WatchAdvance)(nil),          // 42: kvd.v1.WatchAdvance
+	(*WatchResponse)(nil),         // 43: kvd.v1.WatchResponse
+	(*WatchEvent)(nil),            // 44: kvd.v1.WatchEvent
+	(*CompactRequest)(nil),        // 45: kvd.v1.CompactRequest
+	(*CompactResponse)(nil),       // 46: kvd.v1.CompactResponse
+	(*SettleRequest)(nil),         // 47: kvd.v1.SettleRequest
+	(*SettleResponse)(nil),        // 48: kvd.v1.SettleResponse
+	(*Error)(nil),                 // 49: kvd.v1.Error
+	(*ClusterMap)(nil),            // 50: kvd.v1.ClusterMap
+	(*Node)(nil),                  // 51: kvd.v1.Node
+	(*Shard)(nil),                 // 52: kvd.v1.Shard
+	(*SlotOverride)(nil),          // 53: kvd.v1.SlotOverride
+	(*GetMapRequest)(nil),         // 54: kvd.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 55: kvd.v1.GetMapResponse
+	(*ShardLeader)(nil),           // 56: kvd.v1.ShardLeader
+	(*NodeStatusRequest)(nil),     // 57: kvd.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 58: kvd.v1.NodeStatusResponse
+	(*ReplicaStatus)(nil),         // 59: kvd.v1.ReplicaStatus
+	(*CheckDiskRequest)(nil),      // 60: kvd.v1.CheckDiskRequest
+	(*CheckDiskResponse)(nil),     // 61: kvd.v1.CheckDiskResponse
+	(*ShardRevisionRequest)(nil),  // 62: kvd.v1.ShardRevisionRequest
+	(*ShardRevisionResponse)(nil), // 63: kvd.v1.ShardRevisionResponse
+	(*DigestRequest)(nil),         // 64: kvd.v1.DigestRequest
+	(*DigestResponse)(nil),        // 65: kvd.v1.DigestResponse
 }
 var file_kvdpb_kvd_proto_depIdxs = []int32{
-	5,  // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
-	6,  // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
-	4,  // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
-	40, // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
-	4,  // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
-	40, // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
-	1,  // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
-	8,  // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
-	7,  // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
-	2,  // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	40, // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
-	9,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
-	10, // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
-	1,  // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
-	3,  // 14: kvd.v1.PutRequest.attempt:type_name -> kvd.v1.Attempt
-	5,  // 15: kvd.v1.PutRequest.op:type_name -> kvd.v1.PutOp
-	2,  // 16: kvd.v1.PutResponse.header:type_name -> kvd.v1.ResponseHeader
-	4,  // 17: kvd.v1.PutResponse.prev:type_name -> kvd.v1.KeyValue
-	1,  // 18: kvd.v1.GetRequest.header:type_name -> kvd.v1.Header
-	7,  // 19: kvd.v1.GetRequest.op:type_name -> kvd.v1.GetOp
-	2,  // 20: kvd.v1.GetResponse.header:type_name -> kvd.v1.ResponseHeader
-	4,  // 21: kvd.v1.GetResponse.kv:type_name -> kvd.v1.KeyValue
-	1,  // 22: kvd.v1.DeleteRequest.header:type_name -> kvd.v1.Header
-	3,  // 23: kvd.v1.DeleteRequest.attempt:type_name -> kvd.v1.Attempt
-	6,  // 24: kvd.v1.DeleteRequest.op:type_name -> kvd.v1.DeleteOp
-	2,  // 25: kvd.v1.DeleteResponse.header:type_name -> kvd.v1.ResponseHeader
-	4,  // 26: kvd.v1.DeleteResponse.prev:type_name -> kvd.v1.KeyValue
-	1,  // 27: kvd.v1.DeleteRangeRequest.header:type_name -> kvd.v1.Header
-	3,  // 28: kvd.v1.DeleteRangeRequest.attempt:type_name -> kvd.v1.Attempt
-	2,  // 29: kvd.v1.DeleteRangeResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 30: kvd.v1.RangeRequest.header:type_name -> kvd.v1.Header
-	2,  // 31: kvd.v1.RangeResponse.header:type_name -> kvd.v1.ResponseHeader
-	4,  // 32: kvd.v1.RangeResponse.kvs:type_name -> kvd.v1.KeyValue
-	1,  // 33: kvd.v1.HistoryRequest.header:type_name -> kvd.v1.Header
-	2,  // 34: kvd.v1.HistoryResponse.header:type_name -> kvd.v1.ResponseHeader
-	25, // 35: kvd.v1.HistoryResponse.versions:type_name -> kvd.v1.KeyVersion
-	4,  // 36: kvd.v1.KeyVersion.kv:type_name -> kvd.v1.KeyValue
-	1,  // 37: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
-	2,  // 38: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 39: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
-	2,  // 40: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 41: kvd.v1.WatchRequest.header:type_name -> kvd.v1.Header
-	31, // 42: kvd.v1.WatchRequest.create:type_name -> kvd.v1.WatchCreate
-	32, // 43: kvd.v1.WatchRequest.cancel:type_name -> kvd.v1.WatchCancel
-	33, // 44: kvd.v1.WatchRequest.advance:type_name -> kvd.v1.WatchAdvance
-	2,  // 45: kvd.v1.WatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	35, // 46: kvd.v1.WatchResponse.events:type_name -> kvd.v1.WatchEvent
-	40, // 47: kvd.v1.WatchResponse.error:type_name -> kvd.v1.Error
-	4,  // 48: kvd.v1.WatchEvent.kv:type_name -> kvd.v1.KeyValue
-	4,  // 49: kvd.v1.WatchEvent.prev:type_name -> kvd.v1.KeyValue
-	1,  // 50: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
-	2,  // 51: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 52: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
-	2,  // 53: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
-	9,  // 54: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
-	0,  // 55: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
-	42, // 56: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
-	43, // 57: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
-	44, // 58: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
-	1,  // 59: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
-	2,  // 60: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
-	41, // 61: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
-	47, // 62: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
-	1,  // 63: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
-	2,  // 64: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
-	50, // 65: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
-	1,  // 66: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
-	1,  // 67: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
-	2,  // 68: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
-	1,  // 69: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
-	2,  // 70: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
-	11, // 71: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
-	13, // 72: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
-	15, // 73: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
-	17, // 74: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
-	19, // 75: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
-	21, // 76: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
-	23, // 77: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
-	26, // 78: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
-	28, // 79: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
-	30, // 80: kvd.v1.KV.Watch:input_type -> kvd.v1.WatchRequest
-	36, // 81: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
-	38, // 82: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
-	45, // 83: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
-	48, // 84: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
-	51, // 85: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
-	53, // 86: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
-	55, // 87: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
-	12, // 88: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
-	14, // 89: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
-	16, // 90: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
-	18, // 91: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
-	20, // 92: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
-	22, // 93: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
-	24, // 94: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
-	27, // 95: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
-	29, // 96: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
-	34, // 97: kvd.v1.KV.Watch:output_type -> kvd.v1.WatchResponse
-	37, // 98: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
-	39, // 99: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
-	46, // 100: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
-	49, // 101: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
-	52, // 102: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
-	54, // 103: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
-	56, // 104: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
-	88, // [88:105] is the sub-list for method output_type
-	71, // [71:88] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	6,   // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
+	7,   // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
+	5,   // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
+	49,  // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
+	5,   // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
+	49,  // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
+	2,   // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
+	9,   // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
+	8,   // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
+	3,   // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
+	49,  // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
+	10,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
+	11,  // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
+	2,   // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
+	4,   // 14: kvd.v1.PutRequest.attempt:type_name -> kvd.v1.Attempt
+	6,   // 15: kvd.v1.PutRequest.op:type_name -> kvd.v1.PutOp
+	3,   // 16: kvd.v1.PutResponse.header:type_name -> kvd.v1.ResponseHeader
+	5,   // 17: kvd.v1.PutResponse.prev:type_name -> kvd.v1.KeyValue
+	2,   // 18: kvd.v1.GetRequest.header:type_name -> kvd.v1.Header
+	8,   // 19: kvd.v1.GetRequest.op:type_name -> kvd.v1.GetOp
+	3,   // 20: kvd.v1.GetResponse.header:type_name -> kvd.v1.ResponseHeader
+	5,   // 21: kvd.v1.GetResponse.kv:type_name -> kvd.v1.KeyValue
+	2,   // 22: kvd.v1.DeleteRequest.header:type_name -> kvd.v1.Header
+	4,   // 23: kvd.v1.DeleteRequest.attempt:type_name -> kvd.v1.Attempt
+	7,   // 24: kvd.v1.DeleteRequest.op:type_name -> kvd.v1.DeleteOp
+	3,   // 25: kvd.v1.DeleteResponse.header:type_name -> kvd.v1.ResponseHeader
+	5,   // 26: kvd.v1.DeleteResponse.prev:type_name -> kvd.v1.KeyValue
+	2,   // 27: kvd.v1.DeleteRangeRequest.header:type_name -> kvd.v1.Header
+	4,   // 28: kvd.v1.DeleteRangeRequest.attempt:type_name -> kvd.v1.Attempt
+	3,   // 29: kvd.v1.DeleteRangeResponse.header:type_name -> kvd.v1.ResponseHeader
+	2,   // 30: kvd.v1.TxnRequest.header:type_name -> kvd.v1.Header
+	4,   // 31: kvd.v1.TxnRequest.attempt:type_name -> kvd.v1.Attempt
+	23,  // 32: kvd.v1.TxnRequest.compares:type_name -> kvd.v1.Compare
+	25,  // 33: kvd.v1.TxnRequest.then:type_name -> kvd.v1.TxnOp
+	25,  // 34: kvd.v1.TxnRequest.otherwise:type_name -> kvd.v1.TxnOp
+	0,   // 35: kvd.v1.Compare.relation:type_name -> kvd.v1.Relation
+	24,  // 36: kvd.v1.Compare.unchanged:type_name -> kvd.v1.Unchanged
+	6,   // 37: kvd.v1.TxnOp.put:type_name -> kvd.v1.PutOp
+	8,   // 38: kvd.v1.TxnOp.get:type_name -> kvd.v1.GetOp
+	7,   // 39: kvd.v1.TxnOp.delete:type_name -> kvd.v1.DeleteOp
+	26,  // 40: kvd.v1.TxnOp.delete_range:type_name -> kvd.v1.DeleteRangeOp
+	27,  // 41: kvd.v1.TxnOp.range:type_name -> kvd.v1.RangeOp
+	3,   // 42: kvd.v1.TxnResponse.header:type_name -> kvd.v1.ResponseHeader
+	29,  // 43: kvd.v1.TxnResponse.results:type_name -> kvd.v1.TxnResult
+	5,   // 44: kvd.v1.TxnResult.kv:type_name -> kvd.v1.KeyValue
+	5,   // 45: kvd.v1.TxnResult.kvs:type_name -> kvd.v1.KeyValue
+	49,  // 46: kvd.v1.TxnResult.error:type_name -> kvd.v1.Error
+	2,   // 47: kvd.v1.RangeRequest.header:type_name -> kvd.v1.Header
+	3,   // 48: kvd.v1.RangeResponse.header:type_name -> kvd.v1.ResponseHeader
+	5,   // 49: kvd.v1.RangeResponse.kvs:type_name -> kvd.v1.KeyValue
+	2,   // 50: kvd.v1.HistoryRequest.header:type_name -> kvd.v1.Header
+	3,   // 51: kvd.v1.HistoryResponse.header:type_name -> kvd.v1.ResponseHeader
+	34,  // 52: kvd.v1.HistoryResponse.versions:type_name -> kvd.v1.KeyVersion
+	5,   // 53: kvd.v1.KeyVersion.kv:type_name -> kvd.v1.KeyValue
+	2,   // 54: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
+	3,   // 55: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
+	2,   // 56: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
+	3,   // 57: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
+	2,   // 58: kvd.v1.WatchRequest.header:type_name -> kvd.v1.Header
+	40,  // 59: kvd.v1.WatchRequest.create:type_name -> kvd.v1.WatchCreate
+	41,  // 60: kvd.v1.WatchRequest.cancel:type_name -> kvd.v1.WatchCancel
+	42,  // 61: kvd.v1.WatchRequest.advance:type_name -> kvd.v1.WatchAdvance
+	3,   // 62: kvd.v1.WatchResponse.header:type_name -> kvd.v1.ResponseHeader
+	44,  // 63: kvd.v1.WatchResponse.events:type_name -> kvd.v1.WatchEvent
+	49,  // 64: kvd.v1.WatchResponse.error:type_name -> kvd.v1.Error
+	5,   // 65: kvd.v1.WatchEvent.kv:type_name -> kvd.v1.KeyValue
+	5,   // 66: kvd.v1.WatchEvent.prev:type_name -> kvd.v1.KeyValue
+	2,   // 67: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
+	3,   // 68: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
+	2,   // 69: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
+	3,   // 70: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
+	10,  // 71: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
+	1,   // 72: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
+	51,  // 73: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
+	52,  // 74: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
+	53,  // 75: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
+	2,   // 76: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
+	3,   // 77: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
+	50,  // 78: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
+	56,  // 79: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
+	2,   // 80: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
+	3,   // 81: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
+	59,  // 82: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
+	2,   // 83: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
+	2,   // 84: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
+	3,   // 85: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
+	2,   // 86: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
+	3,   // 87: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
+	12,  // 88: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
+	14,  // 89: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
+	16,  // 90: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
+	18,  // 91: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
+	20,  // 92: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
+	22,  // 93: kvd.v1.KV.Txn:input_type -> kvd.v1.TxnRequest
+	30,  // 94: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
+	32,  // 95: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
+	35,  // 96: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
+	37,  // 97: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
+	39,  // 98: kvd.v1.KV.Watch:input_type -> kvd.v1.WatchRequest
+	45,  // 99: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
+	47,  // 100: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
+	54,  // 101: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
+	57,  // 102: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
+	60,  // 103: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
+	62,  // 104: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
+	64,  // 105: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
+	13,  // 106: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
+	15,  // 107: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
+	17,  // 108: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
+	19,  // 109: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
+	21,  // 110: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
+	28,  // 111: kvd.v1.KV.Txn:output_type -> kvd.v1.TxnResponse
+	31,  // 112: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
+	33,  // 113: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
+	36,  // 114: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
+	38,  // 115: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
+	43,  // 116: kvd.v1.KV.Watch:output_type -> kvd.v1.WatchResponse
+	46,  // 117: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
+	48,  // 118: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
+	55,  // 119: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
+	58,  // 120: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
+	61,  // 121: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
+	63,  // 122: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
+	65,  // 123: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
+	106, // [106:124] is the sub-list for method output_type
+	88,  // [88:106] is the sub-list for method input_type
+	88,  // [88:88] is the sub-list for extension type_name
+	88,  // [88:88] is the sub-list for extension extendee
+	0,   // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -4759,19 +5632,35 @@ func file_kvdpb_kvd_proto_init() {
 		(*WriteOp_Put)(nil),
 		(*WriteOp_Delete)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[29].OneofWrappers = []any{
+	file_kvdpb_kvd_proto_msgTypes[21].OneofWrappers = []any{
+		(*Compare_Value)(nil),
+		(*Compare_Version)(nil),
+		(*Compare_CreateRevision)(nil),
+		(*Compare_ModRevision)(nil),
+		(*Compare_Lease)(nil),
+		(*Compare_Unchanged)(nil),
+	}
+	file_kvdpb_kvd_proto_msgTypes[22].OneofWrappers = []any{}
+	file_kvdpb_kvd_proto_msgTypes[23].OneofWrappers = []any{
+		(*TxnOp_Put)(nil),
+		(*TxnOp_Get)(nil),
+		(*TxnOp_Delete)(nil),
+		(*TxnOp_DeleteRange)(nil),
+		(*TxnOp_Range)(nil),
+	}
+	file_kvdpb_kvd_proto_msgTypes[37].OneofWrappers = []any{
 		(*WatchRequest_Create)(nil),
 		(*WatchRequest_Cancel)(nil),
 		(*WatchRequest_Advance)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[51].OneofWrappers = []any{}
+	file_kvdpb_kvd_proto_msgTypes[59].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_kvd_proto_rawDesc), len(file_kvdpb_kvd_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   56,
+			NumEnums:      2,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -25,6 +25,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Relation int32
+
+const (
+	Relation_RELATION_UNSPECIFIED Relation = 0
+	Relation_RELATION_EQUAL       Relation = 1
+	Relation_RELATION_NOT_EQUAL   Relation = 2
+	Relation_RELATION_LESS        Relation = 3
+	Relation_RELATION_GREATER     Relation = 4
+)
+
+// Enum value maps for Relation.
+var (
+	Relation_name = map[int32]string{
+		0: "RELATION_UNSPECIFIED",
+		1: "RELATION_EQUAL",
+		2: "RELATION_NOT_EQUAL",
+		3: "RELATION_LESS",
+		4: "RELATION_GREATER",
+	}
+	Relation_value = map[string]int32{
+		"RELATION_UNSPECIFIED": 0,
+		"RELATION_EQUAL":       1,
+		"RELATION_NOT_EQUAL":   2,
+		"RELATION_LESS":        3,
+		"RELATION_GREATER":     4,
+	}
+)
+
+func (x Relation) Enum() *Relation {
+	p := new(Relation)
+	*p = x
+	return p
+}
+
+func (x Relation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Relation) Descriptor() protoreflect.EnumDescriptor {
+	return file_logpb_log_proto_enumTypes[0].Descriptor()
+}
+
+func (Relation) Type() protoreflect.EnumType {
+	return &file_logpb_log_proto_enumTypes[0]
+}
+
+func (x Relation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Relation.Descriptor instead.
+func (Relation) EnumDescriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{0}
+}
+
 type SlotStep_Kind int32
 
 const (
@@ -56,11 +111,11 @@ func (x SlotStep_Kind) String() string {
 }
 
 func (SlotStep_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_logpb_log_proto_enumTypes[0].Descriptor()
+	return file_logpb_log_proto_enumTypes[1].Descriptor()
 }
 
 func (SlotStep_Kind) Type() protoreflect.EnumType {
-	return &file_logpb_log_proto_enumTypes[0]
+	return &file_logpb_log_proto_enumTypes[1]
 }
 
 func (x SlotStep_Kind) Number() protoreflect.EnumNumber {
@@ -69,7 +124,7 @@ func (x SlotStep_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SlotStep_Kind.Descriptor instead.
 func (SlotStep_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{7, 0}
+	return file_logpb_log_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Entry is the payload of one Raft log record, after a format byte and a
@@ -244,6 +299,7 @@ type Command struct {
 	//	*Command_DeleteRange
 	//	*Command_Settle
 	//	*Command_SlotStep
+	//	*Command_Txn
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -338,6 +394,15 @@ func (x *Command) GetSlotStep() *SlotStep {
 	return nil
 }
 
+func (x *Command) GetTxn() *Txn {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Txn); ok {
+			return x.Txn
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -362,6 +427,10 @@ type Command_SlotStep struct {
 	SlotStep *SlotStep `protobuf:"bytes,6,opt,name=slot_step,json=slotStep,proto3,oneof"`
 }
 
+type Command_Txn struct {
+	Txn *Txn `protobuf:"bytes,7,opt,name=txn,proto3,oneof"`
+}
+
 func (*Command_Put) isCommand_Op() {}
 
 func (*Command_Delete) isCommand_Op() {}
@@ -371,6 +440,8 @@ func (*Command_DeleteRange) isCommand_Op() {}
 func (*Command_Settle) isCommand_Op() {}
 
 func (*Command_SlotStep) isCommand_Op() {}
+
+func (*Command_Txn) isCommand_Op() {}
 
 type Put struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -554,6 +625,412 @@ func (x *DeleteRange) GetLimit() uint32 {
 	return 0
 }
 
+// Txn executes the writes of one of two branches. What it reads besides is not
+// here: that can be read just below its revision.
+type Txn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// If all hold, `then` is executed, else `otherwise`.
+	Compares []*Compare `protobuf:"bytes,1,rep,name=compares,proto3" json:"compares,omitempty"`
+	// No two of a branch concern the same key.
+	Then      []*Write `protobuf:"bytes,2,rep,name=then,proto3" json:"then,omitempty"`
+	Otherwise []*Write `protobuf:"bytes,3,rep,name=otherwise,proto3" json:"otherwise,omitempty"`
+	// The slot that remembers its outcome, and the others of keys that it reads and
+	// neither compares nor writes.
+	Slot          uint32   `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	ReadSlots     []uint32 `protobuf:"varint,5,rep,packed,name=read_slots,json=readSlots,proto3" json:"read_slots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Txn) Reset() {
+	*x = Txn{}
+	mi := &file_logpb_log_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Txn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Txn) ProtoMessage() {}
+
+func (x *Txn) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Txn.ProtoReflect.Descriptor instead.
+func (*Txn) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Txn) GetCompares() []*Compare {
+	if x != nil {
+		return x.Compares
+	}
+	return nil
+}
+
+func (x *Txn) GetThen() []*Write {
+	if x != nil {
+		return x.Then
+	}
+	return nil
+}
+
+func (x *Txn) GetOtherwise() []*Write {
+	if x != nil {
+		return x.Otherwise
+	}
+	return nil
+}
+
+func (x *Txn) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Txn) GetReadSlots() []uint32 {
+	if x != nil {
+		return x.ReadSlots
+	}
+	return nil
+}
+
+type Write struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Op:
+	//
+	//	*Write_Put
+	//	*Write_Delete
+	//	*Write_DeleteRange
+	Op            isWrite_Op `protobuf_oneof:"op"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Write) Reset() {
+	*x = Write{}
+	mi := &file_logpb_log_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Write) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Write) ProtoMessage() {}
+
+func (x *Write) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Write.ProtoReflect.Descriptor instead.
+func (*Write) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Write) GetOp() isWrite_Op {
+	if x != nil {
+		return x.Op
+	}
+	return nil
+}
+
+func (x *Write) GetPut() *Put {
+	if x != nil {
+		if x, ok := x.Op.(*Write_Put); ok {
+			return x.Put
+		}
+	}
+	return nil
+}
+
+func (x *Write) GetDelete() *Delete {
+	if x != nil {
+		if x, ok := x.Op.(*Write_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *Write) GetDeleteRange() *DeleteRange {
+	if x != nil {
+		if x, ok := x.Op.(*Write_DeleteRange); ok {
+			return x.DeleteRange
+		}
+	}
+	return nil
+}
+
+type isWrite_Op interface {
+	isWrite_Op()
+}
+
+type Write_Put struct {
+	Put *Put `protobuf:"bytes,1,opt,name=put,proto3,oneof"`
+}
+
+type Write_Delete struct {
+	Delete *Delete `protobuf:"bytes,2,opt,name=delete,proto3,oneof"`
+}
+
+type Write_DeleteRange struct {
+	DeleteRange *DeleteRange `protobuf:"bytes,3,opt,name=delete_range,json=deleteRange,proto3,oneof"` // all of it, whatever its limit
+}
+
+func (*Write_Put) isWrite_Op() {}
+
+func (*Write_Delete) isWrite_Op() {}
+
+func (*Write_DeleteRange) isWrite_Op() {}
+
+// Compare holds if the key is so. Of a key that there is not, revisions, version and
+// lease are 0, and no relation to a value holds.
+type Compare struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Key      []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Relation Relation               `protobuf:"varint,2,opt,name=relation,proto3,enum=kvd.log.v1.Relation" json:"relation,omitempty"`
+	// Types that are valid to be assigned to Target:
+	//
+	//	*Compare_Value
+	//	*Compare_Version
+	//	*Compare_CreateRevision
+	//	*Compare_ModRevision
+	//	*Compare_Lease
+	//	*Compare_Unchanged
+	Target        isCompare_Target `protobuf_oneof:"target"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Compare) Reset() {
+	*x = Compare{}
+	mi := &file_logpb_log_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Compare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Compare) ProtoMessage() {}
+
+func (x *Compare) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Compare.ProtoReflect.Descriptor instead.
+func (*Compare) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Compare) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Compare) GetRelation() Relation {
+	if x != nil {
+		return x.Relation
+	}
+	return Relation_RELATION_UNSPECIFIED
+}
+
+func (x *Compare) GetTarget() isCompare_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Compare) GetValue() []byte {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_Value); ok {
+			return x.Value
+		}
+	}
+	return nil
+}
+
+func (x *Compare) GetVersion() uint64 {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_Version); ok {
+			return x.Version
+		}
+	}
+	return 0
+}
+
+func (x *Compare) GetCreateRevision() uint64 {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_CreateRevision); ok {
+			return x.CreateRevision
+		}
+	}
+	return 0
+}
+
+func (x *Compare) GetModRevision() uint64 {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_ModRevision); ok {
+			return x.ModRevision
+		}
+	}
+	return 0
+}
+
+func (x *Compare) GetLease() uint64 {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_Lease); ok {
+			return x.Lease
+		}
+	}
+	return 0
+}
+
+func (x *Compare) GetUnchanged() *Unchanged {
+	if x != nil {
+		if x, ok := x.Target.(*Compare_Unchanged); ok {
+			return x.Unchanged
+		}
+	}
+	return nil
+}
+
+type isCompare_Target interface {
+	isCompare_Target()
+}
+
+type Compare_Value struct {
+	Value []byte `protobuf:"bytes,3,opt,name=value,proto3,oneof"`
+}
+
+type Compare_Version struct {
+	Version uint64 `protobuf:"varint,4,opt,name=version,proto3,oneof"`
+}
+
+type Compare_CreateRevision struct {
+	CreateRevision uint64 `protobuf:"varint,5,opt,name=create_revision,json=createRevision,proto3,oneof"`
+}
+
+type Compare_ModRevision struct {
+	ModRevision uint64 `protobuf:"varint,6,opt,name=mod_revision,json=modRevision,proto3,oneof"`
+}
+
+type Compare_Lease struct {
+	Lease uint64 `protobuf:"varint,7,opt,name=lease,proto3,oneof"`
+}
+
+type Compare_Unchanged struct {
+	Unchanged *Unchanged `protobuf:"bytes,8,opt,name=unchanged,proto3,oneof"` // without a relation
+}
+
+func (*Compare_Value) isCompare_Target() {}
+
+func (*Compare_Version) isCompare_Target() {}
+
+func (*Compare_CreateRevision) isCompare_Target() {}
+
+func (*Compare_ModRevision) isCompare_Target() {}
+
+func (*Compare_Lease) isCompare_Target() {}
+
+func (*Compare_Unchanged) isCompare_Target() {}
+
+// Unchanged holds if no key from the compare's on and before `end` has a newer
+// version than `since`, and there are as many as `count` says, if it does.
+type Unchanged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	End           []byte                 `protobuf:"bytes,1,opt,name=end,proto3" json:"end,omitempty"` // empty: to the end of the key space
+	Since         uint64                 `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
+	Count         *uint64                `protobuf:"varint,3,opt,name=count,proto3,oneof" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unchanged) Reset() {
+	*x = Unchanged{}
+	mi := &file_logpb_log_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unchanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unchanged) ProtoMessage() {}
+
+func (x *Unchanged) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unchanged.ProtoReflect.Descriptor instead.
+func (*Unchanged) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Unchanged) GetEnd() []byte {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *Unchanged) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Unchanged) GetCount() uint64 {
+	if x != nil && x.Count != nil {
+		return *x.Count
+	}
+	return 0
+}
+
 // Settle returns the outcome of an attempt, or makes it void.
 type Settle struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -567,7 +1044,7 @@ type Settle struct {
 
 func (x *Settle) Reset() {
 	*x = Settle{}
-	mi := &file_logpb_log_proto_msgTypes[6]
+	mi := &file_logpb_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +1056,7 @@ func (x *Settle) String() string {
 func (*Settle) ProtoMessage() {}
 
 func (x *Settle) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[6]
+	mi := &file_logpb_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +1069,7 @@ func (x *Settle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settle.ProtoReflect.Descriptor instead.
 func (*Settle) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{6}
+	return file_logpb_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Settle) GetClientId() uint64 {
@@ -635,7 +1112,7 @@ type SlotStep struct {
 
 func (x *SlotStep) Reset() {
 	*x = SlotStep{}
-	mi := &file_logpb_log_proto_msgTypes[7]
+	mi := &file_logpb_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +1124,7 @@ func (x *SlotStep) String() string {
 func (*SlotStep) ProtoMessage() {}
 
 func (x *SlotStep) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[7]
+	mi := &file_logpb_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +1137,7 @@ func (x *SlotStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotStep.ProtoReflect.Descriptor instead.
 func (*SlotStep) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{7}
+	return file_logpb_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SlotStep) GetKind() SlotStep_Kind {
@@ -695,15 +1172,16 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\tclient_id\x18\x01 \x01(\x06R\bclientId\x12\x14\n" +
 	"\x05acked\x18\x02 \x01(\x04R\x05acked\x12\x1b\n" +
 	"\tfirst_rev\x18\x03 \x01(\x04R\bfirstRev\x12/\n" +
-	"\bcommands\x18\x04 \x03(\v2\x13.kvd.log.v1.CommandR\bcommands\"\x9b\x02\n" +
+	"\bcommands\x18\x04 \x03(\v2\x13.kvd.log.v1.CommandR\bcommands\"\xc0\x02\n" +
 	"\aCommand\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12#\n" +
 	"\x03put\x18\x02 \x01(\v2\x0f.kvd.log.v1.PutH\x00R\x03put\x12,\n" +
 	"\x06delete\x18\x03 \x01(\v2\x12.kvd.log.v1.DeleteH\x00R\x06delete\x12<\n" +
 	"\fdelete_range\x18\x04 \x01(\v2\x17.kvd.log.v1.DeleteRangeH\x00R\vdeleteRange\x12,\n" +
 	"\x06settle\x18\x05 \x01(\v2\x12.kvd.log.v1.SettleH\x00R\x06settle\x123\n" +
-	"\tslot_step\x18\x06 \x01(\v2\x14.kvd.log.v1.SlotStepH\x00R\bslotStepB\x04\n" +
-	"\x02opJ\x04\b\a\x10\x15\"\x7f\n" +
+	"\tslot_step\x18\x06 \x01(\v2\x14.kvd.log.v1.SlotStepH\x00R\bslotStep\x12#\n" +
+	"\x03txn\x18\a \x01(\v2\x0f.kvd.log.v1.TxnH\x00R\x03txnB\x04\n" +
+	"\x02opJ\x04\b\b\x10\x15\"\x7f\n" +
 	"\x03Put\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
@@ -719,7 +1197,34 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\vDeleteRange\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\fR\x03end\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"h\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xc1\x01\n" +
+	"\x03Txn\x12/\n" +
+	"\bcompares\x18\x01 \x03(\v2\x13.kvd.log.v1.CompareR\bcompares\x12%\n" +
+	"\x04then\x18\x02 \x03(\v2\x11.kvd.log.v1.WriteR\x04then\x12/\n" +
+	"\totherwise\x18\x03 \x03(\v2\x11.kvd.log.v1.WriteR\totherwise\x12\x12\n" +
+	"\x04slot\x18\x04 \x01(\rR\x04slot\x12\x1d\n" +
+	"\n" +
+	"read_slots\x18\x05 \x03(\rR\treadSlots\"\x9e\x01\n" +
+	"\x05Write\x12#\n" +
+	"\x03put\x18\x01 \x01(\v2\x0f.kvd.log.v1.PutH\x00R\x03put\x12,\n" +
+	"\x06delete\x18\x02 \x01(\v2\x12.kvd.log.v1.DeleteH\x00R\x06delete\x12<\n" +
+	"\fdelete_range\x18\x03 \x01(\v2\x17.kvd.log.v1.DeleteRangeH\x00R\vdeleteRangeB\x04\n" +
+	"\x02op\"\xaa\x02\n" +
+	"\aCompare\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x120\n" +
+	"\brelation\x18\x02 \x01(\x0e2\x14.kvd.log.v1.RelationR\brelation\x12\x16\n" +
+	"\x05value\x18\x03 \x01(\fH\x00R\x05value\x12\x1a\n" +
+	"\aversion\x18\x04 \x01(\x04H\x00R\aversion\x12)\n" +
+	"\x0fcreate_revision\x18\x05 \x01(\x04H\x00R\x0ecreateRevision\x12#\n" +
+	"\fmod_revision\x18\x06 \x01(\x04H\x00R\vmodRevision\x12\x16\n" +
+	"\x05lease\x18\a \x01(\x04H\x00R\x05lease\x125\n" +
+	"\tunchanged\x18\b \x01(\v2\x15.kvd.log.v1.UnchangedH\x00R\tunchangedB\b\n" +
+	"\x06target\"X\n" +
+	"\tUnchanged\x12\x10\n" +
+	"\x03end\x18\x01 \x01(\fR\x03end\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x19\n" +
+	"\x05count\x18\x03 \x01(\x04H\x00R\x05count\x88\x01\x01B\b\n" +
+	"\x06_count\"h\n" +
 	"\x06Settle\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\x06R\bclientId\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x1b\n" +
@@ -730,7 +1235,13 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\x05slots\x18\x02 \x01(\fR\x05slots\"+\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
-	"\tKIND_INIT\x10\x01B#Z!github.com/kvd-io/kvd/proto/logpbb\x06proto3"
+	"\tKIND_INIT\x10\x01*y\n" +
+	"\bRelation\x12\x18\n" +
+	"\x14RELATION_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eRELATION_EQUAL\x10\x01\x12\x16\n" +
+	"\x12RELATION_NOT_EQUAL\x10\x02\x12\x11\n" +
+	"\rRELATION_LESS\x10\x03\x12\x14\n" +
+	"\x10RELATION_GREATER\x10\x04B#Z!github.com/kvd-io/kvd/proto/logpbb\x06proto3"
 
 var (
 	file_logpb_log_proto_rawDescOnce sync.Once
@@ -744,33 +1255,47 @@ func file_logpb_log_proto_rawDescGZIP() []byte {
 	return file_logpb_log_proto_rawDescData
 }
 
-var file_logpb_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_logpb_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_logpb_log_proto_goTypes = []any{
-	(SlotStep_Kind)(0),  // 0: kvd.log.v1.SlotStep.Kind
-	(*Entry)(nil),       // 1: kvd.log.v1.Entry
-	(*Group)(nil),       // 2: kvd.log.v1.Group
-	(*Command)(nil),     // 3: kvd.log.v1.Command
-	(*Put)(nil),         // 4: kvd.log.v1.Put
-	(*Delete)(nil),      // 5: kvd.log.v1.Delete
-	(*DeleteRange)(nil), // 6: kvd.log.v1.DeleteRange
-	(*Settle)(nil),      // 7: kvd.log.v1.Settle
-	(*SlotStep)(nil),    // 8: kvd.log.v1.SlotStep
+	(Relation)(0),       // 0: kvd.log.v1.Relation
+	(SlotStep_Kind)(0),  // 1: kvd.log.v1.SlotStep.Kind
+	(*Entry)(nil),       // 2: kvd.log.v1.Entry
+	(*Group)(nil),       // 3: kvd.log.v1.Group
+	(*Command)(nil),     // 4: kvd.log.v1.Command
+	(*Put)(nil),         // 5: kvd.log.v1.Put
+	(*Delete)(nil),      // 6: kvd.log.v1.Delete
+	(*DeleteRange)(nil), // 7: kvd.log.v1.DeleteRange
+	(*Txn)(nil),         // 8: kvd.log.v1.Txn
+	(*Write)(nil),       // 9: kvd.log.v1.Write
+	(*Compare)(nil),     // 10: kvd.log.v1.Compare
+	(*Unchanged)(nil),   // 11: kvd.log.v1.Unchanged
+	(*Settle)(nil),      // 12: kvd.log.v1.Settle
+	(*SlotStep)(nil),    // 13: kvd.log.v1.SlotStep
 }
 var file_logpb_log_proto_depIdxs = []int32{
-	2, // 0: kvd.log.v1.Entry.groups:type_name -> kvd.log.v1.Group
-	3, // 1: kvd.log.v1.Group.commands:type_name -> kvd.log.v1.Command
-	4, // 2: kvd.log.v1.Command.put:type_name -> kvd.log.v1.Put
-	5, // 3: kvd.log.v1.Command.delete:type_name -> kvd.log.v1.Delete
-	6, // 4: kvd.log.v1.Command.delete_range:type_name -> kvd.log.v1.DeleteRange
-	7, // 5: kvd.log.v1.Command.settle:type_name -> kvd.log.v1.Settle
-	8, // 6: kvd.log.v1.Command.slot_step:type_name -> kvd.log.v1.SlotStep
-	0, // 7: kvd.log.v1.SlotStep.kind:type_name -> kvd.log.v1.SlotStep.Kind
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	3,  // 0: kvd.log.v1.Entry.groups:type_name -> kvd.log.v1.Group
+	4,  // 1: kvd.log.v1.Group.commands:type_name -> kvd.log.v1.Command
+	5,  // 2: kvd.log.v1.Command.put:type_name -> kvd.log.v1.Put
+	6,  // 3: kvd.log.v1.Command.delete:type_name -> kvd.log.v1.Delete
+	7,  // 4: kvd.log.v1.Command.delete_range:type_name -> kvd.log.v1.DeleteRange
+	12, // 5: kvd.log.v1.Command.settle:type_name -> kvd.log.v1.Settle
+	13, // 6: kvd.log.v1.Command.slot_step:type_name -> kvd.log.v1.SlotStep
+	8,  // 7: kvd.log.v1.Command.txn:type_name -> kvd.log.v1.Txn
+	10, // 8: kvd.log.v1.Txn.compares:type_name -> kvd.log.v1.Compare
+	9,  // 9: kvd.log.v1.Txn.then:type_name -> kvd.log.v1.Write
+	9,  // 10: kvd.log.v1.Txn.otherwise:type_name -> kvd.log.v1.Write
+	5,  // 11: kvd.log.v1.Write.put:type_name -> kvd.log.v1.Put
+	6,  // 12: kvd.log.v1.Write.delete:type_name -> kvd.log.v1.Delete
+	7,  // 13: kvd.log.v1.Write.delete_range:type_name -> kvd.log.v1.DeleteRange
+	0,  // 14: kvd.log.v1.Compare.relation:type_name -> kvd.log.v1.Relation
+	11, // 15: kvd.log.v1.Compare.unchanged:type_name -> kvd.log.v1.Unchanged
+	1,  // 16: kvd.log.v1.SlotStep.kind:type_name -> kvd.log.v1.SlotStep.Kind
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_logpb_log_proto_init() }
@@ -784,16 +1309,31 @@ func file_logpb_log_proto_init() {
 		(*Command_DeleteRange)(nil),
 		(*Command_Settle)(nil),
 		(*Command_SlotStep)(nil),
+		(*Command_Txn)(nil),
 	}
 	file_logpb_log_proto_msgTypes[3].OneofWrappers = []any{}
 	file_logpb_log_proto_msgTypes[4].OneofWrappers = []any{}
+	file_logpb_log_proto_msgTypes[7].OneofWrappers = []any{
+		(*Write_Put)(nil),
+		(*Write_Delete)(nil),
+		(*Write_DeleteRange)(nil),
+	}
+	file_logpb_log_proto_msgTypes[8].OneofWrappers = []any{
+		(*Compare_Value)(nil),
+		(*Compare_Version)(nil),
+		(*Compare_CreateRevision)(nil),
+		(*Compare_ModRevision)(nil),
+		(*Compare_Lease)(nil),
+		(*Compare_Unchanged)(nil),
+	}
+	file_logpb_log_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_logpb_log_proto_rawDesc), len(file_logpb_log_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   8,
+			NumEnums:      2,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,231 @@
+package fsm
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/store"
+)
+
+// MaxTxnKeys is how many keys the deletes and compares of ranges in a transaction
+// look at, all together.
+const MaxTxnKeys = 10_000
+
+// View is what compares are judged by: the state at one instant.
+type View interface {
+	// Get returns the live version of a key.
+	Get(key []byte) (store.Version, bool, error)
+	// Versions returns up to limit live versions of [start, end), without their
+	// values, and whether there are more. An empty end is the end of the key space.
+	Versions(start, end []byte, limit int) ([]store.Version, bool, error)
+}
+
+// Holds tells whether all compares hold of the keys that are owned. It looks at no
+// more than *left keys of ranges, which it counts down; it falls below 0 if that is
+// not enough.
+func Holds(v View, owns func(uint16) bool, compares []*logpb.Compare, left *int) (bool, error) {
+	for _, c := range compares {
+		var ok bool
+		var err error
+		if u, isRange := c.Target.(*logpb.Compare_Unchanged); isRange {
+			ok, err = unchanged(v, owns, c.Key, u.Unchanged, left)
+		} else {
+			ok, err = holds(v, c)
+		}
+		if !ok || err != nil || *left < 0 {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// holds judges the compare of a key.
+func holds(v View, c *logpb.Compare) (bool, error) {
+	have, found, err := v.Get(c.Key)
+	if err != nil {
+		return false, err
+	}
+	order := 0
+	switch t := c.Target.(type) {
+	case *logpb.Compare_Value:
+		if !found {
+			return false, nil
+		}
+		order = bytes.Compare(have.Value, t.Value)
+	case *logpb.Compare_Version:
+		order = cmp.Compare(have.Version, t.Version)
+	case *logpb.Compare_CreateRevision:
+		order = cmp.Compare(have.CreateRevision, t.CreateRevision)
+	case *logpb.Compare_ModRevision:
+		order = cmp.Compare(have.ModRevision, t.ModRevision)
+	case *logpb.Compare_Lease:
+		order = cmp.Compare(have.Lease, t.Lease)
+	}
+	switch c.Relation {
+	case logpb.Relation_RELATION_NOT_EQUAL:
+		return order != 0, nil
+	case logpb.Relation_RELATION_LESS:
+		return order < 0, nil
+	case logpb.Relation_RELATION_GREATER:
+		return order > 0, nil
+	}
+	return order == 0, nil
+}
+
+// unchanged judges the compare of a range.
+func unchanged(v View, owns func(uint16) bool, start []byte, u *logpb.Unchanged, left *int) (bool, error) {
+	all, err := ownedOf(v, owns, start, u.End, left)
+	if err != nil {
+		return false, err
+	}
+	for i := range all {
+		if all[i].ModRevision > u.Since {
+			return false, nil
+		}
+	}
+	return u.Count == nil || uint64(len(all)) == *u.Count, nil
+}
+
+// ownedOf returns the live versions of a range in slots that are owned.
+func ownedOf(v View, owns func(uint16) bool, start, end []byte, left *int) ([]store.Version, error) {
+	if *left < 0 {
+		return nil, nil
+	}
+	all, more, err := v.Versions(start, end, *left)
+	*left -= len(all)
+	if more {
+		*left = -1
+	}
+	return slices.DeleteFunc(all, func(v store.Version) bool { return !owns(slot.Of(v.Key)) }), err
+}
+
+// CheckWrites tells whether the writes of a branch are fit to be executed together:
+// all keys are valid, and no two writes concern the same one.
+func CheckWrites(writes []*logpb.Write) error {
+	type span struct{ start, end []byte } // end: the first key after it; nil: none
+	spans := make([]span, len(writes))
+	for i, w := range writes {
+		if d, ok := w.Op.(*logpb.Write_DeleteRange); ok {
+			spans[i] = span{d.DeleteRange.GetStart(), d.DeleteRange.GetEnd()}
+			continue
+		}
+		key := writtenKey(w)
+		if !validKey(key) {
+			return ErrInvalidKey
+		}
+		spans[i] = span{key, append(slices.Clone(key), 0)}
+	}
+	slices.SortFunc(spans, func(a, b span) int { return bytes.Compare(a.start, b.start) })
+	for i := 1; i < len(spans); i++ {
+		if end := spans[i-1].end; len(end) == 0 || bytes.Compare(spans[i].start, end) < 0 {
+			return ErrOverlap
+		}
+	}
+	return nil
+}
+
+// writtenKey returns the key of a write; nil: it is of a range.
+func writtenKey(w *logpb.Write) []byte {
+	switch op := w.Op.(type) {
+	case *logpb.Write_Put:
+		return op.Put.GetKey()
+	case *logpb.Write_Delete:
+		return op.Delete.GetKey()
+	}
+	return nil
+}
+
+// appendKeys appends the keys that a transaction looks up first.
+func appendKeys(keys [][]byte, op *logpb.Txn) [][]byte {
+	for _, c := range op.Compares {
+		keys = append(keys, c.Key)
+	}
+	for _, w := range op.Then {
+		if key := writtenKey(w); key != nil {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// txn executes one of two branches.
+func (r *run) txn(op *logpb.Txn, o *Outcome) error {
+	if CheckWrites(op.Then) != nil || CheckWrites(op.Otherwise) != nil {
+		o.Code = Invalid
+		return nil
+	}
+	left := MaxTxnKeys
+	held, err := Holds(r.batch, r.fsm.slots.Has, op.Compares, &left)
+	if err != nil {
+		return err
+	}
+	code, writes := OK, op.Then
+	if !held {
+		code, writes = OKOtherwise, op.Otherwise
+	}
+	// All of it is looked up before any of it is done: it may be too much.
+	doomed := make([][]byte, 0, len(writes))
+	for _, w := range writes {
+		if d, ok := w.Op.(*logpb.Write_DeleteRange); ok {
+			all, err := ownedOf(r.batch, r.fsm.slots.Has, d.DeleteRange.Start, d.DeleteRange.End, &left)
+			if err != nil {
+				return err
+			}
+			for i := range all {
+				doomed = append(doomed, all[i].Key)
+			}
+		}
+	}
+	if left < 0 {
+		o.Code = TooManyKeys
+		return nil
+	}
+	for _, w := range writes {
+		switch op := w.Op.(type) {
+		case *logpb.Write_Put:
+			_, _, err = r.batch.Put(r.rev, op.Put.Key, op.Put.Value, op.Put.Lease)
+		case *logpb.Write_Delete:
+			_, _, err = r.batch.Delete(r.rev, op.Delete.Key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, key := range doomed {
+		if _, _, err := r.batch.Delete(r.rev, key); err != nil {
+			return err
+		}
+	}
+	o.Code, o.Revision = code, r.rev
+	return nil
+}
+
+// ownsAll tells whether the shard owns all slots that the transaction concerns, but
+// for those of ranges: of them it has what it owns.
+func (r *run) ownsAll(op *logpb.Txn) bool {
+	owns := r.fsm.slots.Has
+	if !owns(uint16(op.Slot)) {
+		return false
+	}
+	for _, s := range op.ReadSlots {
+		if !owns(uint16(s)) {
+			return false
+		}
+	}
+	for _, c := range op.Compares {
+		if _, isRange := c.Target.(*logpb.Compare_Unchanged); !isRange && !owns(slot.Of(c.Key)) {
+			return false
+		}
+	}
+	for _, writes := range [][]*logpb.Write{op.Then, op.Otherwise} {
+		for _, w := range writes {
+			if key := writtenKey(w); key != nil && !owns(slot.Of(key)) {
+				return false
+			}
+		}
+	}
+	return true
+}
