@@ -148,43 +148,15 @@ func (c *Client) deleteOn(ctx context.Context, sh *shard, sp span, stopped func(
 
 // deletePiece deletes up to maxPiece keys, exactly once.
 func (c *Client) deletePiece(ctx context.Context, sh *shard, start, end []byte) (*kvdpb.DeleteRangeResponse, error) {
-	if c.closing.Load() {
-		return nil, ErrClosed
-	}
-	r := c.newRetry(ctx)
-	if err := c.pending.enter(ctx, len(start)+len(end), r.deadline); err != nil {
-		return nil, err
-	}
-	defer c.pending.leave(len(start) + len(end))
-
 	// A piece is a write like another, but for its key: some key of the shard.
-	cl := &call{kind: opDelete}
+	cl := &call{kind: opDelete, weight: len(start) + len(end)}
 	cl.del.Key = c.keyOn(sh)
-	for {
-		_, st, err := r.place(0, sh)
-		if err != nil {
-			return nil, concludePiece(c.conclude(r, cl, err), sh)
-		}
-		var resp *kvdpb.DeleteRangeResponse
-		err = r.once(st, sh, func(ctx context.Context, t target) error {
-			cl.identify(sh, c.revision.Load())
-			var err error
-			resp, err = t.kv.DeleteRange(ctx, &kvdpb.DeleteRangeRequest{
-				Header: t.header, Attempt: cl.attempt(), Start: start, End: end, Limit: maxPiece,
-			})
-			return err
-		})
-		if err == nil {
-			cl.space.finishOne(cl.seq)
-			c.observe(resp.Header)
-			return resp, nil
-		}
-		o := rpcOutcome(err)
-		c.renew(r, cl, &o)
-		if err := r.after(sh, st, o); err != nil {
-			return nil, concludePiece(c.conclude(r, cl, err), sh)
-		}
-	}
+	var resp *kvdpb.DeleteRangeResponse
+	err := c.attempt(ctx, cl, func(*table) (*shard, error) { return sh, nil }, func(ctx context.Context, t target, a *kvdpb.Attempt) (_ *kvdpb.ResponseHeader, err error) {
+		resp, err = t.kv.DeleteRange(ctx, &kvdpb.DeleteRangeRequest{Header: t.header, Attempt: a, Start: start, End: end, Limit: maxPiece})
+		return resp.GetHeader(), err
+	})
+	return resp, concludePiece(err, sh)
 }
 
 // concludePiece makes the outcome of a piece be asked for where the piece was

@@ -49,6 +49,9 @@ var (
 	ErrValueTooLarge = fmt.Errorf("%w: value too large", ErrInvalid)
 	// ErrMessageTooLarge: the request as a whole is too large.
 	ErrMessageTooLarge = fmt.Errorf("%w: message too large", ErrInvalid)
+	// ErrTooManyKeys: the ranges that a transaction deletes and compares have more keys
+	// than MaxTxnKeys. Nothing was done.
+	ErrTooManyKeys = errors.New("too many keys for a transaction")
 	// ErrLeaseNotFound: there is no such lease, or it has ended.
 	ErrLeaseNotFound = errors.New("lease not found")
 	// ErrFenced: the lock is not held with the given token.

@@ -60,6 +60,7 @@ var reasons = map[kvdpb.Reason]struct {
 	kvdpb.Reason_REASON_DEADLINE:        {again, errServerLate},
 	kvdpb.Reason_REASON_LEASE_NOT_FOUND: {final, ErrLeaseNotFound},
 	kvdpb.Reason_REASON_FENCED:          {final, ErrFenced},
+	kvdpb.Reason_REASON_TOO_MANY_KEYS:   {final, ErrTooManyKeys},
 	kvdpb.Reason_REASON_INTERNAL:        {unsureFinal, ErrInternal},
 }
 

@@ -43,6 +43,8 @@ type Settled struct {
 	Deleted uint64
 	// Prev is the version that it replaced, if WithPrev was given.
 	Prev *KeyValue
+	// Succeeded tells of a transaction that its compares held.
+	Succeeded bool
 	// Err is the outcome of a write that failed: a *ConditionError, or
 	// ErrAnswerLost.
 	Err error
@@ -93,7 +95,7 @@ func (e *OutcomeUnknownError) Settle(ctx context.Context) (Settled, error) {
 		return Settled{}, nil
 	}
 	r := resp.GetResult()
-	s := Settled{Executed: true, Revision: r.GetRevision(), Deleted: r.GetDeleted(), Prev: prevKeyValue(r.GetPrev(), key)}
+	s := Settled{Executed: true, Revision: r.GetRevision(), Deleted: r.GetDeleted(), Prev: prevKeyValue(r.GetPrev(), key), Succeeded: !resp.Otherwise}
 	if r.GetError() != nil {
 		_, s.Err = explain(r.Error)
 	}
@@ -177,4 +179,54 @@ func (r *retry) once(st *seat, sh *shard, rpc func(context.Context, target) erro
 		r.client.silence(st.node, r, ctx)
 	}
 	return err
+}
+
+// attempt makes a call of its own to the leader of a shard, again after failures that
+// allow it. All but gets have the identity of cl. find chooses the shard; nil: the one
+// of the slot of cl.
+func (c *Client) attempt(ctx context.Context, cl *call, find func(*table) (*shard, error), rpc func(context.Context, target, *kvdpb.Attempt) (*kvdpb.ResponseHeader, error)) error {
+	if c.closing.Load() {
+		return ErrClosed
+	}
+	r := c.newRetry(ctx)
+	if err := c.pending.enter(ctx, cl.weight, r.deadline); err != nil {
+		return err
+	}
+	defer c.pending.leave(cl.weight)
+	for {
+		t, err := c.waitMap(ctx, r.left())
+		if err != nil {
+			return c.conclude(r, cl, err)
+		}
+		sh, err := find(t)
+		if err != nil {
+			return c.conclude(r, cl, err)
+		}
+		sh, st, err := r.place(cl.slot, sh)
+		if err != nil {
+			return c.conclude(r, cl, err)
+		}
+		var header *kvdpb.ResponseHeader
+		err = r.once(st, sh, func(ctx context.Context, t target) (err error) {
+			var a *kvdpb.Attempt
+			if cl.isWrite() {
+				cl.identify(sh, c.revision.Load())
+				a = cl.attempt()
+			}
+			header, err = rpc(ctx, t, a)
+			return err
+		})
+		if err == nil {
+			if cl.isWrite() {
+				cl.space.finishOne(cl.seq)
+			}
+			c.observe(header)
+			return nil
+		}
+		o := rpcOutcome(err)
+		c.renew(r, cl, &o)
+		if err := r.after(sh, st, o); err != nil {
+			return c.conclude(r, cl, err)
+		}
+	}
 }

@@ -157,7 +157,7 @@ func (r *run) place(c *logpb.Command) (at uint16, owned bool) {
 		// It deletes what the shard owns of the range, be it nothing.
 		return slot.Of(op.DeleteRange.Start), true
 	case *logpb.Command_Txn:
-		return uint16(op.Txn.Slot), r.ownsAll(op.Txn)
+		return uint16(op.Txn.GetSlot()), r.ownsAll(op.Txn)
 	}
 	return at, r.fsm.slots.Has(at)
 }

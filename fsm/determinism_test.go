@@ -373,7 +373,8 @@ func (g *generator) txn() *logpb.Command {
 		}
 		return writes
 	}
-	txn := &logpb.Txn{Then: branch(), Otherwise: branch(), Slot: uint32(slot.Of([]byte(g.key())))}
+	home := uint32(slot.Of([]byte(g.key())))
+	txn := &logpb.Txn{Then: branch(), Otherwise: branch(), Slot: &home}
 	for range g.rng.IntN(3) {
 		c := compareOf(g.key(), logpb.Relation(1+g.rng.IntN(4)))
 		switch g.rng.IntN(4) {

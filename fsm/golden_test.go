@@ -37,7 +37,7 @@ func goldenEntries() map[string]*logpb.Entry {
 	}
 	leased := put("key", "value")
 	leased.GetPut().Lease = 99
-	number := uint64(3)
+	number, home := uint64(3), uint32(77)
 	entries["txn"] = &logpb.Entry{Groups: []*logpb.Group{group(42, &logpb.Command{Seq: 1, Op: &logpb.Command_Txn{Txn: &logpb.Txn{
 		Compares: []*logpb.Compare{
 			{Key: []byte("a"), Relation: logpb.Relation_RELATION_LESS, Target: &logpb.Compare_Value{Value: []byte("v")}},
@@ -52,7 +52,7 @@ func goldenEntries() map[string]*logpb.Entry {
 			{Op: &logpb.Write_DeleteRange{DeleteRange: delRange("x", "y", 0).GetDeleteRange()}},
 		},
 		Otherwise: []*logpb.Write{{Op: &logpb.Write_Delete{Delete: del("key").GetDelete()}}},
-		Slot:      77, ReadSlots: []uint32{5, 900},
+		Slot:      &home, ReadSlots: []uint32{5, 900},
 	}}})}}
 	entries["put-leased"] = &logpb.Entry{Groups: []*logpb.Group{group(0, leased, del("x")), group(1)}}
 	for _, e := range entries {

@@ -106,17 +106,20 @@ func ownedOf(v View, owns func(uint16) bool, start, end []byte, left *int) ([]st
 // all keys are valid, and no two writes concern the same one.
 func CheckWrites(writes []*logpb.Write) error {
 	type span struct{ start, end []byte } // end: the first key after it; nil: none
-	spans := make([]span, len(writes))
-	for i, w := range writes {
+	spans := make([]span, 0, len(writes))
+	for _, w := range writes {
 		if d, ok := w.Op.(*logpb.Write_DeleteRange); ok {
-			spans[i] = span{d.DeleteRange.GetStart(), d.DeleteRange.GetEnd()}
+			start, end := d.DeleteRange.GetStart(), d.DeleteRange.GetEnd()
+			if len(end) == 0 || bytes.Compare(start, end) < 0 {
+				spans = append(spans, span{start, end})
+			}
 			continue
 		}
 		key := writtenKey(w)
 		if !validKey(key) {
 			return ErrInvalidKey
 		}
-		spans[i] = span{key, append(slices.Clone(key), 0)}
+		spans = append(spans, span{key, append(slices.Clone(key), 0)})
 	}
 	slices.SortFunc(spans, func(a, b span) int { return bytes.Compare(a.start, b.start) })
 	for i := 1; i < len(spans); i++ {
@@ -126,6 +129,8 @@ func CheckWrites(writes []*logpb.Write) error {
 	}
 	return nil
 }
+
+func fit(writes []*logpb.Write) bool { return CheckWrites(writes) == nil }
 
 // writtenKey returns the key of a write; nil: it is of a range.
 func writtenKey(w *logpb.Write) []byte {
@@ -153,7 +158,7 @@ func appendKeys(keys [][]byte, op *logpb.Txn) [][]byte {
 
 // txn executes one of two branches.
 func (r *run) txn(op *logpb.Txn, o *Outcome) error {
-	if CheckWrites(op.Then) != nil || CheckWrites(op.Otherwise) != nil {
+	if !fit(op.Then) || !fit(op.Otherwise) {
 		o.Code = Invalid
 		return nil
 	}
@@ -207,7 +212,7 @@ func (r *run) txn(op *logpb.Txn, o *Outcome) error {
 // for those of ranges: of them it has what it owns.
 func (r *run) ownsAll(op *logpb.Txn) bool {
 	owns := r.fsm.slots.Has
-	if !owns(uint16(op.Slot)) {
+	if op.Slot != nil && !owns(uint16(*op.Slot)) {
 		return false
 	}
 	for _, s := range op.ReadSlots {

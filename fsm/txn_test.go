@@ -82,7 +82,6 @@ func TestCompares(t *testing.T) {
 	m := newMachine(t)
 	m.do(group(0, put("a", "old")))
 	rev := m.do(group(0, put("a", "m"), put("other", "")))[0].Revision
-	created := rev - 1
 	leased := put("leased", "")
 	leased.GetPut().Lease = 7
 	m.do(group(0, leased))
@@ -97,7 +96,7 @@ func TestCompares(t *testing.T) {
 		return c
 	}
 	v, _ := m.get("a")
-	created = v.CreateRevision
+	created := v.CreateRevision
 	for _, c := range []struct {
 		what     string
 		compares []*logpb.Compare
@@ -217,6 +216,7 @@ func TestTxnRefused(t *testing.T) {
 	}
 	m.wantValue("a", "1")
 	m.wantValue("b", "1")
+	wantCode(t, m.do(group(0, txn(nil, writes(put("x", "2"), delRange("x", "x", 0), delRange("y", "x", 0)), nil)))[0], OK)
 	wantCode(t, m.do(group(0, txn(nil, writes(delRange("a", "b", 0), put("b", "2"), del("b\x00"), delRange("b\x00\x00", "", 0)), nil)))[0], OK)
 	m.wantValue("a", "")
 	m.wantValue("b", "2")
@@ -255,7 +255,8 @@ func TestTxnOwns(t *testing.T) {
 	mine, theirs := "mine", "theirs"
 	m.do(group(0, slotsInit(slot.SetOf(slot.Of([]byte(mine)), slot.Of([]byte("also mine"))))))
 	in := func(c *logpb.Command, home string, read ...string) *logpb.Command {
-		c.GetTxn().Slot = uint32(slot.Of([]byte(home)))
+		at := uint32(slot.Of([]byte(home)))
+		c.GetTxn().Slot = &at
 		for _, key := range read {
 			c.GetTxn().ReadSlots = append(c.GetTxn().ReadSlots, uint32(slot.Of([]byte(key))))
 		}
@@ -275,6 +276,8 @@ func TestTxnOwns(t *testing.T) {
 	m.wantValue(mine, "")
 	wantCode(t, m.do(attempt(3, 1, m.rev, in(txn(all(ifUnchanged("", "", 0, 0)), writes(put(mine, "x")), nil), mine, "also mine")))[0], OK)
 	m.wantValue(mine, "x")
+	wantCode(t, m.do(group(0, txn(nil, writes(delRange("", "", 0)), nil)))[0], OK) // it has no home
+	m.wantValue(mine, "")
 }
 
 // TestTxnModel: random transactions do what a map says.

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
@@ -50,6 +51,7 @@ var errorTable = []errorRow{
 	{kvdpb.Reason_REASON_DEADLINE, codes.DeadlineExceeded, []error{context.DeadlineExceeded, context.Canceled}},
 	{kvdpb.Reason_REASON_LEASE_NOT_FOUND, codes.NotFound, nil},
 	{kvdpb.Reason_REASON_FENCED, codes.FailedPrecondition, nil},
+	{kvdpb.Reason_REASON_TOO_MANY_KEYS, codes.FailedPrecondition, nil},
 	{kvdpb.Reason_REASON_INTERNAL, codes.Internal, nil},
 }
 
@@ -61,6 +63,17 @@ func (e *apiError) Error() string { return e.pb.Message }
 // refuse makes an error with a reason of the server's own.
 func refuse(reason kvdpb.Reason, format string, args ...any) *apiError {
 	return &apiError{&kvdpb.Error{Reason: reason, Message: fmt.Sprintf(format, args...)}}
+}
+
+// within says in which part of a request its error is.
+func within(err error, format string, args ...any) error {
+	var own *apiError
+	if !errors.As(err, &own) {
+		return err
+	}
+	pb := proto.Clone(own.pb).(*kvdpb.Error)
+	pb.Message = fmt.Sprintf(format, args...) + ": " + pb.Message
+	return &apiError{pb}
 }
 
 // errStreamClosing ends the Batch streams of a node that is closing.

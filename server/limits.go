@@ -15,6 +15,11 @@ const (
 	MaxBatchBytes = 4 << 20
 	// MaxDeleteRange is the most keys that one DeleteRange deletes.
 	MaxDeleteRange = 1000
+	// MaxTxnOps is the most compares and operations of a transaction, in both branches.
+	MaxTxnOps = 10_000
+	// MaxTxnBytes is the most bytes of keys and values in a transaction, and in its
+	// answer.
+	MaxTxnBytes = 8 << 20
 	// MaxMessageBytes is the longest gRPC message; what the limits above allow
 	// always fits.
 	MaxMessageBytes = 16 << 20

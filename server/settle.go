@@ -22,7 +22,8 @@ func (s *kvService) Settle(ctx context.Context, req *kvdpb.SettleRequest) (*kvdp
 		return resp, nil
 	}
 	resp.Result = &kvdpb.WriteResult{Revision: out.Revision, Deleted: uint64(out.Deleted)}
-	if out.Code != fsm.OK {
+	resp.Otherwise = out.Code == fsm.OKOtherwise
+	if out.Code != fsm.OK && out.Code != fsm.OKOtherwise {
 		resp.Result.Error = s.outcomeError(r, out)
 	} else if out.Prev != 0 {
 		// The request does not say whether the write wanted it; what is not
@@ -60,7 +61,7 @@ func (s *kvService) settle(ctx context.Context, req *kvdpb.SettleRequest) (*shar
 		return r, nil, err
 	}
 	switch out.Code {
-	case fsm.OK, fsm.ConditionFailed, fsm.AttemptVoid:
+	case fsm.OK, fsm.OKOtherwise, fsm.ConditionFailed, fsm.AttemptVoid:
 		return r, out, nil // answers about the attempt
 	default:
 		return r, nil, &apiError{s.outcomeError(r, out)}

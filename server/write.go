@@ -184,6 +184,10 @@ func refuseOutcome(out *fsm.Outcome) *apiError {
 		return refuse(kvdpb.Reason_REASON_REQUEST_EXPIRED, "the attempt is too old to tell whether it was executed before: it was not executed now")
 	case fsm.AttemptVoid:
 		return refuse(kvdpb.Reason_REASON_ATTEMPT_VOID, "the attempt was settled as void, or acknowledged as done, before this arrived")
+	case fsm.TooManyKeys:
+		e := refuse(kvdpb.Reason_REASON_TOO_MANY_KEYS, "the ranges that the transaction deletes and compares have more than %d keys", fsm.MaxTxnKeys)
+		e.pb.Limit = fsm.MaxTxnKeys
+		return e
 	case fsm.Invalid:
 		return refuse(kvdpb.Reason_REASON_INVALID, "the state machine refused the command as malformed")
 	default:

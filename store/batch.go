@@ -253,7 +253,7 @@ func (b *Batch) Versions(start, end []byte, limit int) (all []Version, more bool
 				more = true
 				break
 			}
-			v := m.found.record.version(append([]byte{}, m.key...))
+			v := m.found.version(append([]byte{}, m.key...))
 			v.Value = nil
 			all = append(all, v)
 		}

@@ -124,6 +124,8 @@ const (
 	Reason_REASON_FENCED          Reason = 22
 	// A defect in kvd.
 	Reason_REASON_INTERNAL Reason = 23
+	// The ranges of a transaction have too many keys; nothing was done.
+	Reason_REASON_TOO_MANY_KEYS Reason = 24
 )
 
 // Enum value maps for Reason.
@@ -153,6 +155,7 @@ var (
 		21: "REASON_LEASE_NOT_FOUND",
 		22: "REASON_FENCED",
 		23: "REASON_INTERNAL",
+		24: "REASON_TOO_MANY_KEYS",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":       0,
@@ -179,6 +182,7 @@ var (
 		"REASON_LEASE_NOT_FOUND":   21,
 		"REASON_FENCED":            22,
 		"REASON_INTERNAL":          23,
+		"REASON_TOO_MANY_KEYS":     24,
 	}
 )
 
@@ -3658,7 +3662,9 @@ type SettleResponse struct {
 	// The write was not executed and never will be.
 	Void bool `protobuf:"varint,2,opt,name=void,proto3" json:"void,omitempty"`
 	// Otherwise, what it did.
-	Result        *WriteResult `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	Result *WriteResult `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	// It was a transaction, and a compare did not hold.
+	Otherwise     bool `protobuf:"varint,4,opt,name=otherwise,proto3" json:"otherwise,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3712,6 +3718,13 @@ func (x *SettleResponse) GetResult() *WriteResult {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *SettleResponse) GetOtherwise() bool {
+	if x != nil {
+		return x.Otherwise
+	}
+	return false
 }
 
 // Error is the detail of a gRPC status, and stands in the results of Batch.
@@ -5242,11 +5255,12 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\tclient_id\x18\x02 \x01(\x06R\bclientId\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x1b\n" +
 	"\tfirst_rev\x18\x04 \x01(\x04R\bfirstRev\x12\x10\n" +
-	"\x03key\x18\x05 \x01(\fR\x03key\"\x81\x01\n" +
+	"\x03key\x18\x05 \x01(\fR\x03key\"\x9f\x01\n" +
 	"\x0eSettleResponse\x12.\n" +
 	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x12\n" +
 	"\x04void\x18\x02 \x01(\bR\x04void\x12+\n" +
-	"\x06result\x18\x03 \x01(\v2\x13.kvd.v1.WriteResultR\x06result\"\x86\x02\n" +
+	"\x06result\x18\x03 \x01(\v2\x13.kvd.v1.WriteResultR\x06result\x12\x1c\n" +
+	"\totherwise\x18\x04 \x01(\bR\totherwise\"\x86\x02\n" +
 	"\x05Error\x12&\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x0e.kvd.v1.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
@@ -5358,7 +5372,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0eRELATION_EQUAL\x10\x01\x12\x16\n" +
 	"\x12RELATION_NOT_EQUAL\x10\x02\x12\x11\n" +
 	"\rRELATION_LESS\x10\x03\x12\x14\n" +
-	"\x10RELATION_GREATER\x10\x04*\xd3\x04\n" +
+	"\x10RELATION_GREATER\x10\x04*\xed\x04\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_INVALID\x10\x01\x12\x14\n" +
@@ -5384,7 +5398,8 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0fREASON_DEADLINE\x10\x14\x12\x1a\n" +
 	"\x16REASON_LEASE_NOT_FOUND\x10\x15\x12\x11\n" +
 	"\rREASON_FENCED\x10\x16\x12\x13\n" +
-	"\x0fREASON_INTERNAL\x10\x172\xe1\x05\n" +
+	"\x0fREASON_INTERNAL\x10\x17\x12\x18\n" +
+	"\x14REASON_TOO_MANY_KEYS\x10\x182\xe1\x05\n" +
 	"\x02KV\x128\n" +
 	"\x05Batch\x12\x14.kvd.v1.BatchRequest\x1a\x15.kvd.v1.BatchResponse(\x010\x01\x12.\n" +
 	"\x03Put\x12\x12.kvd.v1.PutRequest\x1a\x13.kvd.v1.PutResponse\x12.\n" +

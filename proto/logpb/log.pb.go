@@ -634,9 +634,9 @@ type Txn struct {
 	// No two of a branch concern the same key.
 	Then      []*Write `protobuf:"bytes,2,rep,name=then,proto3" json:"then,omitempty"`
 	Otherwise []*Write `protobuf:"bytes,3,rep,name=otherwise,proto3" json:"otherwise,omitempty"`
-	// The slot that remembers its outcome, and the others of keys that it reads and
-	// neither compares nor writes.
-	Slot          uint32   `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	// The slot that remembers its outcome (none: it concerns ranges alone), and the
+	// others of keys that it reads and neither compares nor writes.
+	Slot          *uint32  `protobuf:"varint,4,opt,name=slot,proto3,oneof" json:"slot,omitempty"`
 	ReadSlots     []uint32 `protobuf:"varint,5,rep,packed,name=read_slots,json=readSlots,proto3" json:"read_slots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -694,8 +694,8 @@ func (x *Txn) GetOtherwise() []*Write {
 }
 
 func (x *Txn) GetSlot() uint32 {
-	if x != nil {
-		return x.Slot
+	if x != nil && x.Slot != nil {
+		return *x.Slot
 	}
 	return 0
 }
@@ -1197,14 +1197,15 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\vDeleteRange\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\fR\x03end\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xc1\x01\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xcf\x01\n" +
 	"\x03Txn\x12/\n" +
 	"\bcompares\x18\x01 \x03(\v2\x13.kvd.log.v1.CompareR\bcompares\x12%\n" +
 	"\x04then\x18\x02 \x03(\v2\x11.kvd.log.v1.WriteR\x04then\x12/\n" +
-	"\totherwise\x18\x03 \x03(\v2\x11.kvd.log.v1.WriteR\totherwise\x12\x12\n" +
-	"\x04slot\x18\x04 \x01(\rR\x04slot\x12\x1d\n" +
+	"\totherwise\x18\x03 \x03(\v2\x11.kvd.log.v1.WriteR\totherwise\x12\x17\n" +
+	"\x04slot\x18\x04 \x01(\rH\x00R\x04slot\x88\x01\x01\x12\x1d\n" +
 	"\n" +
-	"read_slots\x18\x05 \x03(\rR\treadSlots\"\x9e\x01\n" +
+	"read_slots\x18\x05 \x03(\rR\treadSlotsB\a\n" +
+	"\x05_slot\"\x9e\x01\n" +
 	"\x05Write\x12#\n" +
 	"\x03put\x18\x01 \x01(\v2\x0f.kvd.log.v1.PutH\x00R\x03put\x12,\n" +
 	"\x06delete\x18\x02 \x01(\v2\x12.kvd.log.v1.DeleteH\x00R\x06delete\x12<\n" +
@@ -1313,6 +1314,7 @@ func file_logpb_log_proto_init() {
 	}
 	file_logpb_log_proto_msgTypes[3].OneofWrappers = []any{}
 	file_logpb_log_proto_msgTypes[4].OneofWrappers = []any{}
+	file_logpb_log_proto_msgTypes[6].OneofWrappers = []any{}
 	file_logpb_log_proto_msgTypes[7].OneofWrappers = []any{
 		(*Write_Put)(nil),
 		(*Write_Delete)(nil),

@@ -539,8 +539,8 @@ func (m *Txn) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x2a
 	}
-	if m.Slot != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Slot))
+	if m.Slot != nil {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(*m.Slot))
 		i--
 		dAtA[i] = 0x20
 	}
@@ -1224,8 +1224,8 @@ func (m *Txn) SizeVT() (n int) {
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
-	if m.Slot != 0 {
-		n += 1 + protohelpers.SizeOfVarint(uint64(m.Slot))
+	if m.Slot != nil {
+		n += 1 + protohelpers.SizeOfVarint(uint64(*m.Slot))
 	}
 	if len(m.ReadSlots) > 0 {
 		l = 0
@@ -2597,7 +2597,7 @@ func (m *Txn) UnmarshalVT(dAtA []byte) error {
 			if wireType != 0 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Slot", wireType)
 			}
-			m.Slot = 0
+			var v uint32
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return protohelpers.ErrIntOverflow
@@ -2607,11 +2607,12 @@ func (m *Txn) UnmarshalVT(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				m.Slot |= uint32(b&0x7F) << shift
+				v |= uint32(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
 			}
+			m.Slot = &v
 		case 5:
 			if wireType == 0 {
 				var v uint32
@@ -4638,7 +4639,7 @@ func (m *Txn) UnmarshalVTUnsafe(dAtA []byte) error {
 			if wireType != 0 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Slot", wireType)
 			}
-			m.Slot = 0
+			var v uint32
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return protohelpers.ErrIntOverflow
@@ -4648,11 +4649,12 @@ func (m *Txn) UnmarshalVTUnsafe(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				m.Slot |= uint32(b&0x7F) << shift
+				v |= uint32(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
 			}
+			m.Slot = &v
 		case 5:
 			if wireType == 0 {
 				var v uint32

@@ -238,6 +238,10 @@ func (f *forwarder) DeleteRange(ctx context.Context, req *kvdpb.DeleteRangeReque
 	return pass(f, ctx, req, kvdpb.KVClient.DeleteRange)
 }
 
+func (f *forwarder) Txn(ctx context.Context, req *kvdpb.TxnRequest) (*kvdpb.TxnResponse, error) {
+	return pass(f, ctx, req, kvdpb.KVClient.Txn)
+}
+
 func (f *forwarder) Settle(ctx context.Context, req *kvdpb.SettleRequest) (*kvdpb.SettleResponse, error) {
 	return pass(f, ctx, req, kvdpb.KVClient.Settle)
 }

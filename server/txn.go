@@ -1,0 +1,301 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/kvd-io/kvd/fsm"
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/slot"
+	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/store"
+)
+
+// Txn implements kvdpb.KVServer.
+func (s *kvService) Txn(ctx context.Context, req *kvdpb.TxnRequest) (*kvdpb.TxnResponse, error) {
+	r, resp, err := s.txn(ctx, req)
+	if err != nil {
+		return nil, s.fail(err, r)
+	}
+	resp.Header = s.header(r.ID())
+	return resp, nil
+}
+
+func (s *kvService) txn(ctx context.Context, req *kvdpb.TxnRequest) (*shard.Replica, *kvdpb.TxnResponse, error) {
+	a := attemptOf(req.Attempt)
+	if err := checkAttempt(a.clientID, req.Attempt.GetSeq(), a.firstRev); err != nil {
+		return nil, nil, err
+	}
+	t, err := newTxn(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := s.route(req.Header, t.home)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.reserve(t.bytes); err != nil {
+		return r, nil, err
+	}
+	defer s.release(t.bytes)
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if t.scans {
+		if err := s.rangeToken(ctx); err != nil {
+			return r, nil, err
+		}
+		defer func() { s.ranges <- struct{}{} }()
+	}
+	if !t.writes() {
+		resp, err := s.readTxn(ctx, r, t)
+		return r, resp, err
+	}
+	out, err := s.proposeOne(ctx, r, a, &logpb.Command{Seq: req.Attempt.GetSeq(), Op: &logpb.Command_Txn{Txn: t.command}})
+	if err != nil {
+		return r, nil, err
+	}
+	if out.Code != fsm.OK && out.Code != fsm.OKOtherwise {
+		return r, nil, &apiError{s.outcomeError(r, out)}
+	}
+	resp, err := s.txnAnswer(ctx, r, t, out.Code == fsm.OK, out.Revision-1, out.Revision)
+	if err != nil {
+		return r, nil, fmt.Errorf("%w: it was executed, and the answer not read in time: %w", shard.ErrOutcomeUnknown, err)
+	}
+	return r, resp, nil
+}
+
+// readTxn answers a transaction that writes nothing, without the log.
+func (s *kvService) readTxn(ctx context.Context, r *shard.Replica, t *txn) (*kvdpb.TxnResponse, error) {
+	for {
+		if _, err := s.prepare(ctx, r, wanted{present: true}); err != nil {
+			return nil, err
+		}
+		st := r.Store()
+		owned := func(s uint16) bool { return st.Owns(s) }
+		if !t.all(owned) {
+			return nil, s.wrongShard(r)
+		}
+		at, left := st.Revision(), fsm.MaxTxnKeys
+		held, err := fsm.Holds(storeView{ctx, st, at}, owned, t.command.Compares, &left)
+		switch {
+		case errors.Is(err, store.ErrCompacted):
+			continue // the present has moved on
+		case err != nil:
+			return nil, err
+		case left < 0:
+			return nil, refuseOutcome(&fsm.Outcome{Code: fsm.TooManyKeys})
+		}
+		return s.txnAnswer(ctx, r, t, held, at, at)
+	}
+}
+
+// storeView is a store at a revision.
+type storeView struct {
+	ctx context.Context //nolint:containedctx // of the request
+	st  *store.Store
+	at  uint64
+}
+
+func (v storeView) Get(key []byte) (store.Version, bool, error) { return v.st.Get(key, v.at) }
+
+func (v storeView) Versions(start, end []byte, limit int) (all []store.Version, more bool, err error) {
+	for len(all) < limit {
+		page, err := v.st.Range(v.ctx, store.RangeOptions{Start: start, End: end, At: v.at, Limit: limit - len(all), KeysOnly: true})
+		if err != nil {
+			return nil, false, err
+		}
+		all, more = append(all, page.Versions...), page.More
+		if !more {
+			break
+		}
+		start = page.Next
+	}
+	return all, more, nil
+}
+
+// txn is a transaction that has been checked.
+type txn struct {
+	req     *kvdpb.TxnRequest
+	command *logpb.Txn
+	home    []byte // its slot remembers the outcome; nil: there are only ranges
+	bytes   int    // of keys and values
+	keys    [][]byte
+	scans   bool // it has ranges to read
+}
+
+// newTxn checks a transaction.
+func newTxn(req *kvdpb.TxnRequest) (*txn, error) {
+	if n := len(req.Compares) + len(req.Then) + len(req.Otherwise); n == 0 || n > MaxTxnOps {
+		e := refuse(kvdpb.Reason_REASON_INVALID, "the transaction has %d compares and operations: send 1 to %d", n, MaxTxnOps)
+		e.pb.Limit = MaxTxnOps
+		return nil, e
+	}
+	t := &txn{req: req, command: &logpb.Txn{}}
+	var err error
+	if t.command.Compares, err = t.compares(req.Compares); err != nil {
+		return nil, err
+	}
+	compared := t.keys
+	t.keys = nil
+	if t.command.Then, err = t.branch("then", req.Then); err == nil {
+		t.command.Otherwise, err = t.branch("else", req.Otherwise)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if t.bytes > MaxTxnBytes {
+		return nil, tooLarge(kvdpb.Reason_REASON_MESSAGE_TOO_LARGE, "transaction", t.bytes, MaxTxnBytes)
+	}
+	t.setHome(compared)
+	t.keys = append(t.keys, compared...)
+	return t, nil
+}
+
+// setHome chooses the slot that remembers the outcome: of the first key that is
+// written, or else of the first at all.
+func (t *txn) setHome(compared [][]byte) {
+	for _, writes := range [][]*logpb.Write{t.command.Then, t.command.Otherwise} {
+		for _, w := range writes {
+			if t.home != nil {
+				break
+			}
+			switch op := w.Op.(type) {
+			case *logpb.Write_Put:
+				t.home = op.Put.Key
+			case *logpb.Write_Delete:
+				t.home = op.Delete.Key
+			}
+		}
+	}
+	for _, key := range slices.Concat(t.keys, compared) {
+		if t.home == nil {
+			t.home = key
+		}
+	}
+	if t.home != nil {
+		at := uint32(slot.Of(t.home))
+		t.command.Slot = &at
+	}
+}
+
+// writes tells whether the transaction may write.
+func (t *txn) writes() bool { return len(t.command.Then)+len(t.command.Otherwise) > 0 }
+
+// all tells whether all slots of single keys are owned.
+func (t *txn) all(owned func(uint16) bool) bool {
+	for _, key := range t.keys {
+		if !owned(slot.Of(key)) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *txn) compares(list []*kvdpb.Compare) ([]*logpb.Compare, error) {
+	all := make([]*logpb.Compare, len(list))
+	for i, c := range list {
+		var err error
+		if all[i], err = t.compare(c); err != nil {
+			return nil, within(err, "compare %d", i+1)
+		}
+	}
+	return all, nil
+}
+
+func (t *txn) compare(c *kvdpb.Compare) (*logpb.Compare, error) {
+	t.bytes += len(c.Key)
+	if c.Relation < 0 || c.Relation > kvdpb.Relation_RELATION_GREATER {
+		return nil, refuse(kvdpb.Reason_REASON_INVALID, "this server knows no relation %d", c.Relation)
+	}
+	out := &logpb.Compare{Key: c.Key, Relation: logpb.Relation(max(c.Relation, kvdpb.Relation_RELATION_EQUAL))}
+	switch target := c.Target.(type) {
+	case *kvdpb.Compare_Unchanged:
+		u := target.Unchanged
+		t.bytes += len(u.GetEnd())
+		out.Relation = logpb.Relation_RELATION_UNSPECIFIED
+		out.Target = &logpb.Compare_Unchanged{Unchanged: &logpb.Unchanged{End: u.GetEnd(), Since: u.GetSince(), Count: u.Count}}
+		return out, checkEnds(c.Key, u.GetEnd())
+	case *kvdpb.Compare_Value:
+		if len(target.Value) > MaxValueBytes {
+			return nil, tooLarge(kvdpb.Reason_REASON_VALUE_TOO_LARGE, "value", len(target.Value), MaxValueBytes)
+		}
+		t.bytes += len(target.Value)
+		out.Target = &logpb.Compare_Value{Value: target.Value}
+	case *kvdpb.Compare_Version:
+		out.Target = &logpb.Compare_Version{Version: target.Version}
+	case *kvdpb.Compare_CreateRevision:
+		out.Target = &logpb.Compare_CreateRevision{CreateRevision: target.CreateRevision}
+	case *kvdpb.Compare_ModRevision:
+		out.Target = &logpb.Compare_ModRevision{ModRevision: target.ModRevision}
+	case *kvdpb.Compare_Lease:
+		out.Target = &logpb.Compare_Lease{Lease: target.Lease}
+	default:
+		return nil, refuse(kvdpb.Reason_REASON_INVALID, "it has no target that this server knows")
+	}
+	t.keys = append(t.keys, c.Key)
+	return out, checkKey(c.Key)
+}
+
+// branch checks the operations of a branch, and returns those that write.
+func (t *txn) branch(name string, ops []*kvdpb.TxnOp) (writes []*logpb.Write, err error) {
+	for i, op := range ops {
+		w, err := t.op(op)
+		if err != nil {
+			return nil, within(err, "operation %d of %s", i+1, name)
+		}
+		if w != nil {
+			writes = append(writes, w)
+		}
+	}
+	if fsm.CheckWrites(writes) != nil { // the keys are valid
+		return nil, refuse(kvdpb.Reason_REASON_INVALID, "two operations of %s write the same key: a transaction writes a key once", name)
+	}
+	return writes, nil
+}
+
+// op checks an operation, and returns it if it writes.
+func (t *txn) op(op *kvdpb.TxnOp) (*logpb.Write, error) {
+	switch o := op.Op.(type) {
+	case *kvdpb.TxnOp_Put:
+		put := o.Put
+		if put.GetIfRevision() != 0 || put != nil && put.IfRevision != nil {
+			return nil, errOwnCondition
+		}
+		t.note(put.GetKey(), len(put.GetValue()))
+		return &logpb.Write{Op: &logpb.Write_Put{Put: &logpb.Put{Key: put.GetKey(), Value: put.GetValue(), Lease: put.GetLease()}}}, checkPut(put)
+	case *kvdpb.TxnOp_Delete:
+		del := o.Delete
+		if del != nil && del.IfRevision != nil {
+			return nil, errOwnCondition
+		}
+		t.note(del.GetKey(), 0)
+		return &logpb.Write{Op: &logpb.Write_Delete{Delete: &logpb.Delete{Key: del.GetKey()}}}, checkKey(del.GetKey())
+	case *kvdpb.TxnOp_DeleteRange:
+		start, end := o.DeleteRange.GetStart(), o.DeleteRange.GetEnd()
+		t.bytes += len(start) + len(end)
+		return &logpb.Write{Op: &logpb.Write_DeleteRange{DeleteRange: &logpb.DeleteRange{Start: start, End: end}}}, checkEnds(start, end)
+	case *kvdpb.TxnOp_Get:
+		if o.Get.GetRevision() != 0 {
+			return nil, refuse(kvdpb.Reason_REASON_INVALID, "a get of a transaction reads at its instant, not at a revision of its own")
+		}
+		t.note(o.Get.GetKey(), 0)
+		t.command.ReadSlots = append(t.command.ReadSlots, uint32(slot.Of(o.Get.GetKey())))
+		return nil, checkKey(o.Get.GetKey())
+	case *kvdpb.TxnOp_Range:
+		t.bytes += len(o.Range.GetStart()) + len(o.Range.GetEnd())
+		t.scans = true
+		return nil, checkEnds(o.Range.GetStart(), o.Range.GetEnd())
+	}
+	return nil, refuse(kvdpb.Reason_REASON_INVALID, "it is none that this server knows")
+}
+
+// errOwnCondition refuses what compares are for.
+var errOwnCondition = refuse(kvdpb.Reason_REASON_INVALID, "an operation of a transaction has no condition (if_revision) of its own: compare the key's mod revision")
+
+func (t *txn) note(key []byte, value int) {
+	t.keys = append(t.keys, key)
+	t.bytes += len(key) + value
+}
