@@ -105,7 +105,7 @@ func (a *app) newRoot() *cobra.Command {
 		return &usageError{err}
 	})
 	root.AddCommand(
-		a.newPut(), a.newGet(), a.newDel(), a.newRange(), a.newHistory(), a.newWatch(), a.newCompact(),
+		a.newPut(), a.newGet(), a.newDel(), a.newRange(), a.newTxn(), a.newHistory(), a.newWatch(), a.newCompact(),
 		a.newStatus(), a.newRing(), a.newCheck(), a.newBench(),
 		a.newVersion(), a.newCompletion(),
 	)

@@ -57,7 +57,7 @@ func exitStatus(err error) int {
 		return exitDone
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.Is(err, client.ErrConditionFailed):
+	case errors.Is(err, client.ErrConditionFailed), errors.Is(err, errOtherwise):
 		return exitConditionNot
 	case errors.Is(err, client.ErrNotFound), errors.Is(err, errNothing), errors.Is(err, errNoVersions):
 		return exitNothingThere
@@ -94,6 +94,10 @@ func nextStep(command string, err error) string {
 		return "the key exists: choose another one, or replace what you have read of it with --if-revision and its mod_revision"
 	case errors.Is(err, client.ErrConditionFailed):
 		return "read the key again (kvctl get KEY -o json) and repeat with its mod_revision"
+	case errors.Is(err, errOtherwise):
+		return "read what it compares again, and repeat it with what is there now"
+	case errors.Is(err, client.ErrTooManyKeys):
+		return "nothing was done: split it, or delete with 'kvctl del --prefix P', which is not atomic"
 	case errors.Is(err, client.ErrNotFound):
 		return "see which keys there are: kvctl range --keys-only --prefix P"
 	case errors.Is(err, errNothing):

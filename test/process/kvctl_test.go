@@ -40,6 +40,7 @@ func TestKvctl(t *testing.T) {
 		{"RangeJSON", testRangeJSON},
 		{"Stale", testStale},
 		{"Revision", testRevision},
+		{"Txn", testTxn},
 		{"Watch", testWatch},
 		{"WatchCommand", testWatchCommand},
 		{"Tables", testTables},
