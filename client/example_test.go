@@ -190,3 +190,37 @@ func ExampleClient_Watch() {
 		fmt.Println(len(config), "settings as of", update.Revision)
 	}
 }
+
+// Move money between two accounts, unless one of them has changed meanwhile.
+func ExampleClient_Txn() {
+	c, err := client.New(client.Config{Endpoints: []string{"127.0.0.1:7400"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	ctx := context.Background()
+	// The common {tag} puts them into one shard.
+	const from, to = "account/{bank}/alice", "account/{bank}/bob"
+	accounts, err := c.GetMany(ctx, []string{from, to})
+	if err != nil {
+		log.Fatal(err)
+	}
+	balance := func(key string) int {
+		n, _ := strconv.Atoi(string(accounts.KVs[key].Value))
+		return n
+	}
+	res, err := c.Txn(ctx, client.Txn{
+		If: []client.Compare{
+			client.IfModRevision(from, client.Equal, accounts.KVs[from].ModRevision),
+			client.IfModRevision(to, client.Equal, accounts.KVs[to].ModRevision),
+		},
+		Then: []client.Op{
+			client.OpPut(from, []byte(strconv.Itoa(balance(from)-10))),
+			client.OpPut(to, []byte(strconv.Itoa(balance(to)+10))),
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("moved:", res.Succeeded)
+}

@@ -9,6 +9,7 @@ import (
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/store"
@@ -60,7 +61,11 @@ func (s *kvService) txn(ctx context.Context, req *kvdpb.TxnRequest) (*shard.Repl
 	if out.Code != fsm.OK && out.Code != fsm.OKOtherwise {
 		return r, nil, &apiError{s.outcomeError(r, out)}
 	}
-	resp, err := s.txnAnswer(ctx, r, t, out.Code == fsm.OK, out.Revision-1, out.Revision)
+	before, after := out.Revision-1, out.Revision
+	if out.Repeat && planted.Bug(planted.AnswerOfThePresent) {
+		before, after = r.Store().Revision(), r.Store().Revision()
+	}
+	resp, err := s.txnAnswer(ctx, r, t, out.Code == fsm.OK, before, after)
 	if err != nil {
 		return r, nil, fmt.Errorf("%w: it was executed, and the answer not read in time: %w", shard.ErrOutcomeUnknown, err)
 	}

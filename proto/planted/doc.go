@@ -75,6 +75,10 @@ const (
 	RevisionGoesBack Name = "revision-goes-back"
 	// ConditionIgnored: a write that is to replace one version replaces any.
 	ConditionIgnored Name = "condition-ignored"
+	// CompareIgnored: the compares of a transaction hold whatever there is.
+	CompareIgnored Name = "compare-ignored"
+	// TxnCutShort: of several writes of a transaction, the last is left out.
+	TxnCutShort Name = "txn-cut-short"
 	// SnapshotLosesMemtable: a snapshot says that it holds what is only in memory.
 	SnapshotLosesMemtable Name = "snapshot-loses-memtable"
 )
@@ -102,6 +106,9 @@ const (
 	// ConfirmLeftOut: a read of several shards does not ask whether what it has seen
 	// was all of one instant.
 	ConfirmLeftOut Name = "confirm-left-out"
+	// AnswerOfThePresent: the answer to a transaction that is sent again tells what there
+	// is, not what there was.
+	AnswerOfThePresent Name = "answer-of-the-present"
 	// WatchResumedLate: a watch that goes on at another node leaves out a second.
 	WatchResumedLate Name = "watch-resumed-late"
 	// WatchWithoutPin: a shard that has nothing to tell a watch takes that for a promise.
@@ -117,9 +124,9 @@ var All = []Name{
 	BoundForgotten, PinWithoutWait,
 	RetryExecutedAgain, DuplicateBelowAcked, ExpiredExecuted, VoidForgotten, SettledAsVoid,
 	NewIdentity, UnknownAsFailed,
-	ReplyBeforeSync, WriteErrorIgnored, OldTermExecuted, RevisionGoesBack, ConditionIgnored,
+	ReplyBeforeSync, WriteErrorIgnored, OldTermExecuted, RevisionGoesBack, ConditionIgnored, CompareIgnored, TxnCutShort,
 	SnapshotLosesMemtable,
 	DedupeNotCheckpointed, DedupeLostAtInstall, IndexAheadOfData, DeletedKeyReturns, HistoryLost, DamageIgnored,
-	ToldTooMuch, RangeCutOff, ConfirmLeftOut,
+	ToldTooMuch, RangeCutOff, ConfirmLeftOut, AnswerOfThePresent,
 	WatchResumedLate, WatchWithoutPin,
 }

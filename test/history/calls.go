@@ -24,13 +24,14 @@ const (
 	CallDelete   Call = "delete"
 	CallGetMany  Call = "get many"
 	CallPast     Call = "past read"
+	CallTxn      Call = "txn"
 	CallAppend   Call = "append"
 	CallCount    Call = "increment"
 )
 
 // Writes tells whether the call is one that writes.
 func (c Call) Writes() bool {
-	return slices.Contains([]Call{CallPut, CallSwap, CallDelete, CallAppend, CallCount}, c)
+	return slices.Contains([]Call{CallPut, CallSwap, CallDelete, CallAppend, CallCount, CallTxn}, c)
 }
 
 func callOf(op Op) Call {

@@ -176,6 +176,71 @@ func (r *Recorder) Append(ctx context.Context, cl *client.Client, client int, ke
 	return x
 }
 
+// Transact appends to some lists, and reads others, in one transaction, after another
+// one has read them all: none of them must have changed. If one has, they are read
+// again. Both transactions are recorded as far as they were answered, or may have been
+// executed; the latter is returned.
+func (r *Recorder) Transact(ctx context.Context, cl *client.Client, number int, appends, reads []string, element func() int) Txn {
+	keys := slices.Concat(appends, reads)
+	gets := make([]client.Op, len(keys))
+	for i, key := range keys {
+		gets[i] = client.OpGet(key)
+	}
+	read, before := r.execute(ctx, cl, number, client.Txn{Then: gets}, keys, nil)
+	if read.Outcome != Done {
+		return read
+	}
+	r.record(read)
+	t := client.Txn{Else: gets}
+	var steps []MicroOp // before what it reads
+	for i, key := range keys {
+		list, revision := []int(nil), uint64(0)
+		if kv := before[i].KV; kv != nil {
+			list, revision = parseList(string(kv.Value)), kv.ModRevision
+		}
+		t.If = append(t.If, client.IfModRevision(key, client.Equal, revision))
+		steps = append(steps, MicroOp{Kind: Read, Key: key, List: list})
+		if i < len(appends) {
+			e := element()
+			t.Then = append(t.Then, client.OpPut(key, []byte(formatList(append(slices.Clip(list), e)))))
+			steps = append(steps, MicroOp{Kind: Append, Key: key, Element: e})
+		}
+	}
+	t.Then = append(t.Then, gets...) // which see the appends
+	x, _ := r.execute(ctx, cl, number, t, keys, steps)
+	if x.Outcome != Failed {
+		r.record(x)
+	}
+	return x
+}
+
+// execute executes a transaction which, if its compares hold, takes the steps and then
+// ends with reading the keys, and else reads them alone.
+func (r *Recorder) execute(ctx context.Context, cl *client.Client, number int, t client.Txn, keys []string, steps []MicroOp) (Txn, []client.OpResult) {
+	x := Txn{Client: number, Call: r.Now()}
+	res, err := cl.Txn(ctx, t)
+	x.Return = r.Now()
+	r.Note(listWork, number, CallTxn, err)
+	if x.Outcome = outcomeOf(err); x.Outcome != Done {
+		x.Ops = steps
+		return x, nil
+	}
+	if res.Succeeded {
+		x.Ops = steps
+	}
+	results := res.Results[len(res.Results)-len(keys):]
+	for i, key := range keys {
+		step := MicroOp{Kind: Read, Key: key}
+		if kv := results[i].KV; kv != nil {
+			step.List = parseList(string(kv.Value))
+		}
+		if results[i].Err == nil { // else history no longer reaches back so far
+			x.Ops = append(x.Ops, step)
+		}
+	}
+	return x, results
+}
+
 // listWork is what clients of lists are at.
 const listWork = "lists"
 
@@ -217,15 +282,20 @@ var notWritten = []error{client.ErrConditionFailed, client.ErrUnavailable, clien
 // swap puts list if the key is at revision, 0: if there is no such key.
 func swap(ctx context.Context, cl *client.Client, key string, list []int, revision uint64) (Outcome, error) {
 	_, err := cl.Put(ctx, key, []byte(formatList(list)), client.IfRevision(revision))
+	return outcomeOf(err), err
+}
+
+// outcomeOf returns how a write ended that returned err.
+func outcomeOf(err error) Outcome {
 	switch {
 	case err == nil:
-		return Done, nil
+		return Done
 	case errors.Is(err, client.ErrOutcomeUnknown): // its cause may be one of those below
-		return Unknown, err
+		return Unknown
 	case isOneOf(err, notWritten):
-		return Failed, err
+		return Failed
 	default:
-		return Unknown, err
+		return Unknown
 	}
 }
 

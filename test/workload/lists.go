@@ -13,9 +13,10 @@ import (
 	"github.com/kvd-io/kvd/test/history"
 )
 
-// Lists appends to lists, which are on whatever shards, and reads some that lie next to
-// each other at one instant, one by one or as a range, and again later at the same
-// revision. Every epoch has lists of its own, so that none gets long.
+// Lists appends to lists, and reads some that lie next to each other at one instant, one
+// by one or as a range, and again later at the same revision. Every epoch has lists of
+// its own, so that none gets long: every other time they are on whatever shards, and else
+// on one, where transactions append to some and read others.
 type Lists struct {
 	Recorder    *history.Recorder
 	Lists       int           // in use at a time
@@ -30,18 +31,26 @@ type Lists struct {
 }
 
 func (w *Lists) keys(epoch time.Duration) []string {
+	form := "list/%d/%d"
+	if together(epoch) {
+		form = "list/{%d}/%d"
+	}
 	keys := make([]string, w.Lists)
 	for i := range keys {
-		keys[i] = fmt.Sprintf("list/%d/%d", epoch, i)
+		keys[i] = fmt.Sprintf(form, epoch, i)
 	}
 	return keys
 }
+
+// together tells whether the lists of an epoch are on one shard.
+func together(epoch time.Duration) bool { return epoch%2 == 1 }
 
 // Run is one client's work, until ctx ends.
 func (w *Lists) Run(ctx context.Context, cl *client.Client, number int, rng *rand.Rand) {
 	var past history.Instant
 	for rest(ctx, rng, w.Pause) {
-		keys := w.keys(w.Recorder.Now() / w.Epoch)
+		epoch := w.Recorder.Now() / w.Epoch
+		keys := w.keys(epoch)
 		callCtx, cancel := context.WithTimeout(ctx, w.CallTimeout)
 		from := rng.IntN(len(keys))
 		some := keys[from : from+1+rng.IntN(len(keys)-from)] // others read others of them
@@ -55,6 +64,15 @@ func (w *Lists) Run(ctx context.Context, cl *client.Client, number int, rng *ran
 			if past.Revision != 0 {
 				w.note(w.Recorder.Again(callCtx, cl, number, asRange, past))
 			}
+		case 3, 4:
+			if together(epoch) {
+				rng.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+				appends := 1 + rng.IntN(min(3, len(keys)))
+				reads := rng.IntN(len(keys) - appends + 1)
+				w.Recorder.Transact(callCtx, cl, number, keys[:appends], keys[appends:appends+reads], func() int { return int(w.elements.Add(1)) })
+				break
+			}
+			fallthrough
 		default:
 			w.Recorder.Append(callCtx, cl, number, keys[rng.IntN(len(keys))], int(w.elements.Add(1)))
 		}
