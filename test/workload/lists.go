@@ -45,9 +45,14 @@ func (w *Lists) keys(epoch time.Duration) []string {
 // together tells whether the lists of an epoch are on one shard.
 func together(epoch time.Duration) bool { return epoch%2 == 1 }
 
+// mostReads is how often a client only reads in a row: whether it still can write, once
+// faults are over, has to show within seconds.
+const mostReads = 2
+
 // Run is one client's work, until ctx ends.
 func (w *Lists) Run(ctx context.Context, cl *client.Client, number int, rng *rand.Rand) {
 	var past history.Instant
+	reads := 0 // in a row
 	for rest(ctx, rng, w.Pause) {
 		epoch := w.Recorder.Now() / w.Epoch
 		keys := w.keys(epoch)
@@ -55,7 +60,11 @@ func (w *Lists) Run(ctx context.Context, cl *client.Client, number int, rng *ran
 		from := rng.IntN(len(keys))
 		some := keys[from : from+1+rng.IntN(len(keys)-from)] // others read others of them
 		asRange := rng.IntN(2) == 0
-		switch rng.IntN(6) {
+		kind := rng.IntN(6)
+		if reads++; reads > mostReads {
+			kind = 5
+		}
+		switch kind {
 		case 0, 1:
 			if x, at := w.Recorder.Lists(callCtx, cl, number, asRange, some...); x.Outcome == history.Done {
 				past = at
@@ -65,15 +74,17 @@ func (w *Lists) Run(ctx context.Context, cl *client.Client, number int, rng *ran
 				w.note(w.Recorder.Again(callCtx, cl, number, asRange, past))
 			}
 		case 3, 4:
+			reads = 0
 			if together(epoch) {
 				rng.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
 				appends := 1 + rng.IntN(min(3, len(keys)))
-				reads := rng.IntN(len(keys) - appends + 1)
-				w.Recorder.Transact(callCtx, cl, number, keys[:appends], keys[appends:appends+reads], func() int { return int(w.elements.Add(1)) })
+				others := rng.IntN(len(keys) - appends + 1)
+				w.Recorder.Transact(callCtx, cl, number, keys[:appends], keys[appends:appends+others], func() int { return int(w.elements.Add(1)) })
 				break
 			}
 			fallthrough
 		default:
+			reads = 0
 			w.Recorder.Append(callCtx, cl, number, keys[rng.IntN(len(keys))], int(w.elements.Add(1)))
 		}
 		cancel()
