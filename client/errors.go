@@ -52,6 +52,9 @@ var (
 	// ErrTooManyKeys: the ranges that a transaction deletes and compares have more keys
 	// than MaxTxnKeys. Nothing was done.
 	ErrTooManyKeys = errors.New("too many keys for a transaction")
+	// ErrConflict: a transaction met writes of others until its time was over. Nothing
+	// was written.
+	ErrConflict = errors.New("transaction conflict")
 	// ErrLeaseNotFound: there is no such lease, or it has ended.
 	ErrLeaseNotFound = errors.New("lease not found")
 	// ErrFenced: the lock is not held with the given token.

@@ -21,6 +21,11 @@ func (s span) empty() bool {
 	return s.never || len(s.end) > 0 && bytes.Compare(s.start, s.end) >= 0
 }
 
+// has tells whether a key lies in the interval.
+func (s span) has(key string) bool {
+	return !s.never && key >= string(s.start) && (len(s.end) == 0 || key < string(s.end))
+}
+
 // span returns the interval that the options select.
 func (o *rangeOptions) span() span {
 	s := span{start: []byte(o.prefix), end: prefixEnd([]byte(o.prefix))}

@@ -121,6 +121,10 @@ func IfMissing(key string) Compare { return IfVersion(key, Equal, 0) }
 // revision. That some were deleted it does not notice; see Count.
 func IfNoneNewer(revision uint64, keys ...SelectOption) Compare {
 	sp, err := selected(keys)
+	return noneNewer(revision, sp, err)
+}
+
+func noneNewer(revision uint64, sp span, err error) Compare {
 	return Compare{span: sp, err: err, pb: &kvdpb.Compare{
 		Key: sp.start, Target: &kvdpb.Compare_Unchanged{Unchanged: &kvdpb.Unchanged{End: sp.end, Since: revision}},
 	}}
