@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/test/seeded"
 )
 
@@ -179,5 +180,17 @@ func TestSpans(t *testing.T) {
 	o = gatherRange([]RangeOption{Prefix("{user1")})
 	if s := o.span(); s.oneSlot {
 		t.Error("a prefix that holds half a tag spans one slot")
+	}
+	for _, c := range []struct {
+		from, to string
+		want     bool
+	}{
+		{"a/{t}1", "a/{t}5", true}, {"{t}", "{t}z", true}, {"{t}1", "{t}", false}, {"{t", "{u", false},
+		{"{t}", "{u}", false}, {"{t}1", "", false}, {"", "{t}1", false}, {"{t}", "{t", false}, {"{}1", "{}2", false},
+	} {
+		o := gatherRange([]RangeOption{From(c.from), To(c.to)})
+		if s := o.span(); s.oneSlot != c.want || c.want && s.slot != slot.Of([]byte(c.from)) {
+			t.Errorf("from %q to %q: one slot %v, want %v", c.from, c.to, s.oneSlot, c.want)
+		}
 	}
 }

@@ -38,6 +38,13 @@ func (o *rangeOptions) span() span {
 	if to := []byte(o.to); len(to) > 0 && (len(s.end) == 0 || bytes.Compare(to, s.end) < 0) {
 		s.end = to
 	}
+	if !s.oneSlot && len(s.end) > 0 && !s.empty() { // what its ends begin with, all between them do
+		n := 0
+		for n < min(len(s.start), len(s.end)) && s.start[n] == s.end[n] {
+			n++
+		}
+		s.slot, s.oneSlot = slot.OfPrefix(s.start[:n])
+	}
 	return s
 }
 
