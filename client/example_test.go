@@ -224,3 +224,42 @@ func ExampleClient_Txn() {
 	}
 	fmt.Println("moved:", res.Succeeded)
 }
+
+// The same, where the client compares what was read, and runs the function again if it
+// has changed.
+func ExampleClient_Transact() {
+	c, err := client.New(client.Config{Endpoints: []string{"127.0.0.1:7400"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	const from, to = "account/{bank}/alice", "account/{bank}/bob"
+	errTooLittle := errors.New("there is too little on the account")
+	_, err = c.Transact(context.Background(), func(tx *client.Tx) error {
+		balance := func(key string) (int, error) {
+			kv, err := tx.Get(key)
+			if errors.Is(err, client.ErrNotFound) {
+				return 0, nil
+			}
+			n, _ := strconv.Atoi(string(kv.Value))
+			return n, err
+		}
+		a, err := balance(from)
+		if err != nil {
+			return err
+		}
+		b, err := balance(to)
+		if err != nil {
+			return err
+		}
+		if a < 10 {
+			return errTooLittle // nothing is written
+		}
+		return errors.Join(tx.Put(from, []byte(strconv.Itoa(a-10))), tx.Put(to, []byte(strconv.Itoa(b+10))))
+	})
+	if errors.Is(err, errTooLittle) {
+		fmt.Println(err)
+	} else if err != nil {
+		log.Fatal(err)
+	}
+}
