@@ -12,6 +12,8 @@ import (
 const (
 	// MaxTxnOps is the most compares and operations of a transaction, in both branches.
 	MaxTxnOps = 10_000
+	// MaxTxnRanges is how many of them may be of ranges.
+	MaxTxnRanges = 256
 	// MaxTxnBytes is the most bytes of keys and values in a transaction, and in its
 	// answer.
 	MaxTxnBytes = 8 << 20

@@ -17,6 +17,9 @@ const (
 	MaxDeleteRange = 1000
 	// MaxTxnOps is the most compares and operations of a transaction, in both branches.
 	MaxTxnOps = 10_000
+	// MaxTxnRanges is how many of them may be of ranges: what lies in a range and is
+	// deleted already costs time, and is not among the keys that are counted.
+	MaxTxnRanges = 256
 	// MaxTxnBytes is the most bytes of keys and values in a transaction, and in its
 	// answer.
 	MaxTxnBytes = 8 << 20

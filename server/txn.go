@@ -93,7 +93,11 @@ func (s *kvService) readTxn(ctx context.Context, r *shard.Replica, t *txn) (*kvd
 		case left < 0:
 			return nil, refuseOutcome(&fsm.Outcome{Code: fsm.TooManyKeys})
 		}
-		return s.txnAnswer(ctx, r, t, held, at, at)
+		resp, err := s.txnAnswer(ctx, r, t, held, at, at)
+		if err == nil && st.State().KeepSince > at {
+			continue // likewise: perhaps not all of it could be told
+		}
+		return resp, err
 	}
 }
 
@@ -128,7 +132,8 @@ type txn struct {
 	home    []byte // its slot remembers the outcome; nil: there are only ranges
 	bytes   int    // of keys and values
 	keys    [][]byte
-	scans   bool // it has ranges to read
+	ranges  int  // in all
+	scans   bool // there are some to read
 }
 
 // newTxn checks a transaction.
@@ -150,6 +155,11 @@ func newTxn(req *kvdpb.TxnRequest) (*txn, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if t.ranges > MaxTxnRanges {
+		e := refuse(kvdpb.Reason_REASON_INVALID, "the transaction has %d ranges in its compares and operations: %d are the most", t.ranges, MaxTxnRanges)
+		e.pb.Limit = MaxTxnRanges
+		return nil, e
 	}
 	if t.bytes > MaxTxnBytes {
 		return nil, tooLarge(kvdpb.Reason_REASON_MESSAGE_TOO_LARGE, "transaction", t.bytes, MaxTxnBytes)
@@ -219,6 +229,7 @@ func (t *txn) compare(c *kvdpb.Compare) (*logpb.Compare, error) {
 	switch target := c.Target.(type) {
 	case *kvdpb.Compare_Unchanged:
 		u := target.Unchanged
+		t.ranges++
 		t.bytes += len(u.GetEnd())
 		out.Relation = logpb.Relation_RELATION_UNSPECIFIED
 		out.Target = &logpb.Compare_Unchanged{Unchanged: &logpb.Unchanged{End: u.GetEnd(), Since: u.GetSince(), Count: u.Count}}
@@ -280,6 +291,7 @@ func (t *txn) op(op *kvdpb.TxnOp) (*logpb.Write, error) {
 		return &logpb.Write{Op: &logpb.Write_Delete{Delete: &logpb.Delete{Key: del.GetKey()}}}, checkKey(del.GetKey())
 	case *kvdpb.TxnOp_DeleteRange:
 		start, end := o.DeleteRange.GetStart(), o.DeleteRange.GetEnd()
+		t.ranges++
 		t.bytes += len(start) + len(end)
 		return &logpb.Write{Op: &logpb.Write_DeleteRange{DeleteRange: &logpb.DeleteRange{Start: start, End: end}}}, checkEnds(start, end)
 	case *kvdpb.TxnOp_Get:
@@ -292,6 +304,7 @@ func (t *txn) op(op *kvdpb.TxnOp) (*logpb.Write, error) {
 	case *kvdpb.TxnOp_Range:
 		t.bytes += len(o.Range.GetStart()) + len(o.Range.GetEnd())
 		t.scans = true
+		t.ranges++
 		return nil, checkEnds(o.Range.GetStart(), o.Range.GetEnd())
 	}
 	return nil, refuse(kvdpb.Reason_REASON_INVALID, "it is none that this server knows")

@@ -122,9 +122,12 @@ func (a *answering) get(key []byte, at uint64, res *kvdpb.TxnResult) error {
 	return nil
 }
 
+// versionBytes is what a version takes in a message besides its key and value, at most.
+const versionBytes = 64
+
 // take tells whether the answer has room for a version.
 func (a *answering) take(v store.Version) bool {
-	n := len(v.Key) + len(v.Value)
+	n := versionBytes + len(v.Key) + len(v.Value)
 	if n > a.room {
 		return false
 	}

@@ -1621,8 +1621,8 @@ func (x *DeleteRangeResponse) GetNextKey() []byte {
 
 // TxnRequest executes `then` if all compares hold, else `otherwise`. All of it
 // happens at one revision. A branch writes a key once at most, and its operations see
-// those before them. 10,000 compares and operations and 8 MiB of keys and values are
-// the most.
+// those before them. 10,000 compares and operations, of them 256 of ranges, and 8 MiB
+// of keys and values are the most.
 type TxnRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`

@@ -226,6 +226,10 @@ func TestTxnErrors(t *testing.T) {
 		for i := range many {
 			many[i] = client.OpGet("{t}")
 		}
+		ranges := make([]client.Op, client.MaxTxnRanges+1)
+		for i := range ranges {
+			ranges[i] = client.OpCount(client.Prefix("{t}"))
+		}
 		large := make([]client.Op, 9)
 		for i := range large {
 			large[i] = client.OpPut(fmt.Sprintf("{t}%d", i), make([]byte, client.MaxValueSize))
@@ -237,6 +241,7 @@ func TestTxnErrors(t *testing.T) {
 		}{
 			{client.Txn{}, client.ErrInvalid, "empty"},
 			{client.Txn{Then: many}, client.ErrInvalid, "10001 compares and operations, the limit is 10000"},
+			{client.Txn{Then: ranges}, client.ErrInvalid, "257 ranges"},
 			{client.Txn{Then: large}, client.ErrMessageTooLarge, "the limit is 8388608"},
 			{client.Txn{Then: []client.Op{client.OpGet("")}}, client.ErrKeyEmpty, "operation 1 of then"},
 			{client.Txn{Else: []client.Op{client.OpGet("{t}"), client.OpPut("{t}", nil, client.CreateOnly())}}, client.ErrInvalid, "operation 2 of else"},
