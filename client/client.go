@@ -23,6 +23,7 @@ type Client struct {
 
 	tick     atomic.Uint32 // of sweep
 	revision atomic.Uint64 // highest revision known
+	answered atomic.Uint64 // highest that a read of several shards was of, which may lie above it
 	pending  *pending
 	calls    *sync.Pool // of *call
 
@@ -128,10 +129,18 @@ func (c *Client) observe(h *kvdpb.ResponseHeader) {
 	}
 }
 
-func (c *Client) know(rev uint64) {
+func (c *Client) know(rev uint64) { raise(&c.revision, rev) }
+
+// ahead tells whether no node has told of a revision, nor answered a read at it. Where
+// one has, all will in time, even if they do not know of it now.
+func (c *Client) ahead(rev uint64) bool {
+	return rev > max(c.revision.Load(), c.answered.Load())
+}
+
+func raise(v *atomic.Uint64, to uint64) {
 	for {
-		known := c.revision.Load()
-		if rev <= known || c.revision.CompareAndSwap(known, rev) {
+		old := v.Load()
+		if to <= old || v.CompareAndSwap(old, to) {
 			return
 		}
 	}

@@ -136,7 +136,7 @@ func (f *fetch) follow(r *retry, err error) error {
 	if o.course == expired {
 		o.course = final
 	}
-	if f.opts.at > f.client.revision.Load() { // else some node has told of it, and all will
+	if f.client.ahead(f.opts.at) {
 		o.refuseAhead()
 	}
 	return r.after(f.shard, at.seat, o)

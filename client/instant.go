@@ -47,6 +47,7 @@ func (c *Client) oneInstant(ctx context.Context, rd reading) error {
 		err := rd.begin(at)
 		switch {
 		case err == nil && rd.snapshot && at > 1, err == nil && planted.Bug(planted.ConfirmLeftOut):
+			raise(&c.answered, at)
 			return nil
 		case errors.Is(err, ErrRevisionAhead): // for those who have not heard yet from those who told it
 			if r.last = err; pause(ctx, min(r.nextPause(), r.left())) != nil || r.left() <= 0 {
@@ -58,6 +59,7 @@ func (c *Client) oneInstant(ctx context.Context, rd reading) error {
 		}
 		changed, present, confirmErr := c.confirm(ctx, &rd, at, hold)
 		if err == nil && confirmErr == nil && !changed {
+			raise(&c.answered, at)
 			return nil
 		}
 		if err == nil {

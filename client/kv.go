@@ -222,7 +222,7 @@ func (c *Client) afterCall(r *retry, cl *call, sh *shard, st *seat) error {
 	} else {
 		o = localOutcome(a.local, a.cause, a.sent)
 	}
-	if cl.kind == opGet && cl.get.Revision > c.revision.Load() { // else some node has told of it, and all will
+	if cl.kind == opGet && c.ahead(cl.get.Revision) {
 		o.refuseAhead()
 	}
 	c.renew(r, cl, &o)

@@ -142,3 +142,17 @@ func TestLeaders(t *testing.T) {
 		}
 	})
 }
+
+// TestAhead: a revision that a read was of is not refused as ahead of the cluster by a
+// node that has forgotten it in a crash, though none has told of it in a header.
+func TestAhead(t *testing.T) {
+	c := new(Client)
+	c.know(5)
+	raise(&c.answered, 9)
+	raise(&c.answered, 7)
+	for rev, want := range map[uint64]bool{5: false, 9: false, 10: true} {
+		if got := c.ahead(rev); got != want {
+			t.Errorf("%d is ahead: %v, want %v", rev, got, want)
+		}
+	}
+}
