@@ -273,9 +273,9 @@ func TestWatchOfLeaderAlone(t *testing.T) {
 			other.ended(7, kvdpb.Reason_REASON_NOT_LEADER)
 		}
 	}
-	if err := c.nodes[leader].HandOver(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	// On a busy machine a transfer may not be done in Raft's time for it; it is not what
+	// is tested.
+	eventually(t, func() error { return c.nodes[leader].HandOver(within(t)) })
 	w.ended(1, kvdpb.Reason_REASON_NOT_LEADER)
 	w.create(&kvdpb.WatchCreate{Watch: 2})
 	w.ended(2, kvdpb.Reason_REASON_NOT_LEADER)
