@@ -19,7 +19,7 @@ import (
 // Connections.
 const (
 	maxReceive       = 32 << 20
-	maxSend          = 8 << 20
+	maxSend          = 16 << 20
 	streamWindow     = 1 << 20
 	connectionWindow = 4 << 20
 	ioBuffer         = 64 << 10

@@ -331,7 +331,7 @@ func (t *Txn) request() (*kvdpb.TxnRequest, []span, *call, error) {
 			if op.writes {
 				cl.kind = opDelete
 				if op.key() && cl.del.Key == nil { // the first, as the node has it
-					cl.del.Key = op.span.start
+					cl.del.Key, cl.slot = op.span.start, op.span.slot
 				}
 			}
 		}

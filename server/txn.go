@@ -111,18 +111,19 @@ type storeView struct {
 func (v storeView) Get(key []byte) (store.Version, bool, error) { return v.st.Get(key, v.at) }
 
 func (v storeView) Versions(start, end []byte, limit int) (all []store.Version, more bool, err error) {
-	for len(all) < limit {
-		page, err := v.st.Range(v.ctx, store.RangeOptions{Start: start, End: end, At: v.at, Limit: limit - len(all), KeysOnly: true})
+	for {
+		page, err := v.st.Range(v.ctx, store.RangeOptions{Start: start, End: end, At: v.at, Limit: limit + 1 - len(all), KeysOnly: true})
 		if err != nil {
 			return nil, false, err
 		}
-		all, more = append(all, page.Versions...), page.More
-		if !more {
-			break
+		if all = append(all, page.Versions...); len(all) > limit {
+			return all[:limit], true, nil
+		}
+		if !page.More {
+			return all, false, nil
 		}
 		start = page.Next
 	}
-	return all, more, nil
 }
 
 // txn is a transaction that has been checked.

@@ -279,6 +279,14 @@ func TestTxnLimits(t *testing.T) {
 		if err != nil || res.Results[0].Count != client.MaxTxnOps || res.Results[1].Count != 0 {
 			t.Fatalf("%+v, %v", res, err)
 		}
+		exact := make([]client.Op, 8)
+		for i := range exact {
+			key := fmt.Sprintf("{exact}%d", i)
+			exact[i] = client.OpPut(key, make([]byte, client.MaxTxnBytes/8-len(key)))
+		}
+		if _, err := cl.Txn(ctx, client.Txn{Then: exact}); err != nil {
+			t.Fatal(err)
+		}
 		value := make([]byte, client.MaxValueSize-100)
 		large := make([]client.Op, 8)
 		for i := range large {
@@ -331,7 +339,7 @@ func TestTxnLimits(t *testing.T) {
 // TestTxnSettled: of a transaction whose reply was lost, Settle tells which branch was
 // executed; one that concerns ranges alone can be settled, too.
 func TestTxnSettled(t *testing.T) {
-	inCluster(t, sim.Config{Shards: 1}, func(t *testing.T, c *sim.Cluster) {
+	inCluster(t, sim.Config{Shards: 4}, func(t *testing.T, c *sim.Cluster) {
 		p := startProxies(t, c, 1)
 		defer p.close()
 		cl, done := p.connect(t, "app", client.Config{})
@@ -341,7 +349,7 @@ func TestTxnSettled(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, succeeds := range []bool{true, false} {
-			for _, op := range []client.Op{client.OpPut("{t}x", nil), client.OpDeleteRange(client.Prefix("{t}x"))} {
+			for _, op := range []client.Op{client.OpPut("{t}x", nil), client.OpDelete("{t}y"), client.OpDeleteRange(client.Prefix("{t}x"))} {
 				p.set(faults{loseReply: 1000})
 				txn := client.Txn{If: []client.Compare{client.IfExists("{t}")}, Then: []client.Op{op}, Else: []client.Op{op}}
 				if !succeeds {
