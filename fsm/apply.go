@@ -221,7 +221,7 @@ func (r *run) delete(op *logpb.Delete, o *Outcome) error {
 // condition reports whether the key's mod revision is want (0: no key); if not,
 // that is the outcome.
 func (r *run) condition(key []byte, want uint64, o *Outcome) (bool, error) {
-	v, found, err := r.batch.Get(key)
+	v, found, err := r.batch.Look(key)
 	if err != nil {
 		return false, err
 	}

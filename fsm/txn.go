@@ -19,6 +19,8 @@ const MaxTxnKeys = 10_000
 type View interface {
 	// Get returns the live version of a key.
 	Get(key []byte) (store.Version, bool, error)
+	// Look is Get, perhaps without the value.
+	Look(key []byte) (store.Version, bool, error)
 	// Versions returns up to limit live versions of [start, end), without their
 	// values, and whether there are more. An empty end is the end of the key space.
 	Versions(start, end []byte, limit int) ([]store.Version, bool, error)
@@ -45,7 +47,11 @@ func Holds(v View, owns func(uint16) bool, compares []*logpb.Compare, left *int)
 
 // holds judges the compare of a key.
 func holds(v View, c *logpb.Compare) (bool, error) {
-	have, found, err := v.Get(c.Key)
+	get := v.Look
+	if _, ok := c.Target.(*logpb.Compare_Value); ok {
+		get = v.Get
+	}
+	have, found, err := get(c.Key)
 	if err != nil {
 		return false, err
 	}

@@ -110,6 +110,8 @@ type storeView struct {
 
 func (v storeView) Get(key []byte) (store.Version, bool, error) { return v.st.Get(key, v.at) }
 
+func (v storeView) Look(key []byte) (store.Version, bool, error) { return v.Get(key) }
+
 func (v storeView) Versions(start, end []byte, limit int) (all []store.Version, more bool, err error) {
 	for {
 		page, err := v.st.Range(v.ctx, store.RangeOptions{Start: start, End: end, At: v.at, Limit: limit + 1 - len(all), KeysOnly: true})

@@ -80,6 +80,17 @@ func (b *Batch) Get(key []byte) (Version, bool, error) {
 	return rec.version(key), true, nil
 }
 
+// Look is Get without the value, whose size it does not depend on.
+func (b *Batch) Look(key []byte) (Version, bool, error) {
+	rec, ok, _, err := b.latest(key, b.hash(key), false)
+	if err != nil || !ok {
+		return Version{}, false, err
+	}
+	v := rec.version(key)
+	v.Value = nil
+	return v, true, nil
+}
+
 func (b *Batch) hash(key []byte) uint64 { return maphash.Bytes(b.store.seed, key) }
 
 // latest returns the live record of key and its entry in the active memtable.

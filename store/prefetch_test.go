@@ -60,6 +60,9 @@ func TestPrefetch(t *testing.T) {
 			if err != nil || ok != (i < 2*n) || ok && string(v.Value) != string(key) {
 				t.Fatalf("%s: %s, found %v, %v", key, v.Value, ok, err)
 			}
+			if look, found, err := b.Look(key); err != nil || found != ok || look.Value != nil || look.ModRevision != v.ModRevision {
+				t.Fatalf("%s: %v, found %v, %v", key, look, found, err)
+			}
 		}
 		b.Commit(0)
 		if got := len(budget.turns); got != taken {
@@ -69,8 +72,8 @@ func TestPrefetch(t *testing.T) {
 			<-budget.turns
 		}
 	}
-	if b := s.Begin(s.AppliedIndex()+1, 1); b.prefetch.lookups != 2*n { // since the second
-		t.Errorf("%d lookups of the file were counted, not %d", b.prefetch.lookups, 2*n)
+	if b := s.Begin(s.AppliedIndex()+1, 1); b.prefetch.lookups != 4*n { // since the second
+		t.Errorf("%d lookups of the file were counted, not %d", b.prefetch.lookups, 4*n)
 	} else {
 		b.Commit(0)
 	}
