@@ -22,8 +22,9 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 	r := c.newRetry(ctx)
 	ctx, cancel := context.WithDeadline(ctx, r.deadline)
 	defer cancel()
+	at := uint64(0) // where the next attempt reads; 0: where its first read finds itself
 	for attempt := 1; ; attempt++ {
-		tx := &Tx{client: c, ctx: ctx, writes: make(map[string]Op), gets: make(map[string]KeyValue)}
+		tx := &Tx{client: c, ctx: ctx, at: at, chosen: at != 0, writes: make(map[string]Op), gets: make(map[string]KeyValue)}
 		err := fn(tx)
 		if err != nil && !tx.conflict {
 			return 0, err
@@ -36,6 +37,11 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 			if !tx.conflict {
 				return revision, nil
 			}
+		}
+		// An idle shard's last revision may lie before all that others keep, or before
+		// what they have written since: it is no instant for all of them.
+		if at = tx.present; at != 0 {
+			raise(&c.answered, at)
 		}
 		if pause(ctx, r.nextPause()) != nil {
 			return 0, &Error{Op: "transact", Err: fmt.Errorf("%w: %d attempts met writes of others: %w", ErrConflict, attempt, ctx.Err())}
@@ -51,7 +57,9 @@ type Tx struct {
 	ctx    context.Context //nolint:containedctx // of Transact
 
 	at       uint64 // the instant; 0: nothing has been read
-	conflict bool   // the instant cannot be read any more
+	chosen   bool   // it was not found by a read that proved leadership
+	conflict bool   // the instant cannot be read any more, or something was written since
+	present  uint64 // at or above all that had been written when that was found out
 
 	writes map[string]Op
 	gets   map[string]KeyValue // that were read; without a mod revision: there was none
@@ -127,7 +135,9 @@ func (tx *Tx) read(key string) (KeyValue, error) {
 
 // note makes the transaction run again if its instant cannot be read any more.
 func (tx *Tx) note(err error) error {
-	tx.conflict = tx.conflict || errors.Is(err, ErrCompacted)
+	if errors.Is(err, ErrCompacted) {
+		tx.conflict, tx.present = true, tx.client.revision.Load()
+	}
 	return err
 }
 
@@ -339,15 +349,16 @@ func (tx *Tx) confirm() error {
 			shards[sh] = true
 		}
 	}
-	if len(shards) < 2 || len(tx.gets)+len(tx.ranges) < 2 {
+	if !tx.chosen && (len(shards) < 2 || len(tx.gets)+len(tx.ranges) < 2) {
 		return nil
 	}
 	ask := func(shards []*shard, what func(*shard) *kvdpb.ConfirmRequest) error {
 		if len(shards) == 0 || tx.conflict {
 			return nil
 		}
-		changed, _, err := c.confirm(tx.ctx, &reading{shards: shards, what: what}, tx.at, 0)
+		changed, present, err := c.confirm(tx.ctx, &reading{shards: shards, what: what}, tx.at, 0)
 		tx.conflict = tx.conflict || changed
+		tx.present = max(tx.present, present)
 		return err
 	}
 	var with []*shard

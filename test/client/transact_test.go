@@ -367,3 +367,37 @@ func TestTransactEnds(t *testing.T) {
 		}
 	})
 }
+
+// TestTransactIdleShard: what only reads several shards does not depend on which of
+// them is idle.
+func TestTransactIdleShard(t *testing.T) {
+	inCluster(t, sim.Config{Shards: 2}, func(t *testing.T, c *sim.Cluster) {
+		cl, done := connect(t, c, client.Config{})
+		defer done()
+		ctx := within(t, time.Hour)
+		for _, pair := range [][2]string{{"a", "h"}, {"h", "a"}} {
+			for _, key := range pair {
+				if _, err := cl.Put(ctx, key, []byte(pair[0])); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+			}
+			runs, found := 0, 0
+			if _, err := cl.Transact(within(t, time.Minute), func(tx *client.Tx) error {
+				runs++
+				found = 0
+				for _, key := range pair {
+					switch _, err := tx.Get(key); {
+					case err == nil:
+						found++
+					case !errors.Is(err, client.ErrNotFound): // of an instant that will not be confirmed
+						return err
+					}
+				}
+				return nil
+			}); err != nil || runs > 3 || found != 2 {
+				t.Errorf("%v: %d runs, %d keys, %v", pair, runs, found, err)
+			}
+		}
+	})
+}
