@@ -26,7 +26,11 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 	for attempt := 1; ; attempt++ {
 		tx := &Tx{client: c, ctx: ctx, at: at, chosen: at != 0, writes: make(map[string]Op), gets: make(map[string]KeyValue)}
 		err := fn(tx)
-		if err != nil && !tx.conflict {
+		switch {
+		case err == nil || tx.conflict:
+		case attempt > 1 && ctx.Err() != nil: // which is what fn has met
+			return 0, tx.givenUp(attempt - 1)
+		default:
 			return 0, err
 		}
 		if !tx.conflict {
@@ -44,9 +48,14 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 			raise(&c.answered, at)
 		}
 		if pause(ctx, r.nextPause()) != nil {
-			return 0, &Error{Op: "transact", Err: fmt.Errorf("%w: %d attempts met writes of others: %w", ErrConflict, attempt, ctx.Err())}
+			return 0, tx.givenUp(attempt)
 		}
 	}
+}
+
+// givenUp is the error of a transaction whose time is over after so many attempts.
+func (tx *Tx) givenUp(attempts int) error {
+	return &Error{Op: "transact", Err: fmt.Errorf("%w: %d attempts met writes of others: %w", ErrConflict, attempts, tx.ctx.Err())}
 }
 
 // Tx is one attempt at a transaction. It reads everything as of one instant, and sees
@@ -189,6 +198,9 @@ func (tx *Tx) scan(o *rangeOptions, yield func(KeyValue) bool) error {
 	for whole && (s.taken < base.limit || base.limit == 0) {
 		kv, err := s.next()
 		if err != nil {
+			if m.last != "" { // what fn has seen must not change, even if it goes on
+				tx.ranges = append(tx.ranges, m.covered(false))
+			}
 			return tx.note(err)
 		}
 		if tx.at == 0 {

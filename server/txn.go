@@ -44,7 +44,7 @@ func (s *kvService) txn(ctx context.Context, req *kvdpb.TxnRequest) (*shard.Repl
 	defer s.release(t.bytes)
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if t.scans {
+	if t.scans || !t.writes() && t.ranges > 0 { // else its compares are judged where entries are applied
 		if err := s.rangeToken(ctx); err != nil {
 			return r, nil, err
 		}

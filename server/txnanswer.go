@@ -23,6 +23,9 @@ func (s *kvService) txnAnswer(ctx context.Context, r *shard.Replica, t *txn, suc
 	for i, op := range ops {
 		res := new(kvdpb.TxnResult)
 		resp.Results[i] = res
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		err := a.answer(op, res)
 		switch {
 		case errors.Is(err, store.ErrCompacted):
@@ -39,7 +42,8 @@ type answering struct {
 	ctx           context.Context //nolint:containedctx // of the request
 	st            *store.Store
 	before, after uint64
-	room          int // bytes that the answer may still take
+	room          int  // bytes that the answer may still take
+	full          bool // a value had no room: no more are read
 
 	// What has been written so far: whether a key was put, and not deleted, and the
 	// ranges that were deleted, in order. No two concern the same key.
@@ -110,11 +114,16 @@ func (a *answering) search(key []byte) (int, bool) {
 
 // get tells what a key is at a revision.
 func (a *answering) get(key []byte, at uint64, res *kvdpb.TxnResult) error {
-	v, ok, err := a.st.Get(key, at)
-	if err != nil || !ok {
-		return err
+	var v store.Version
+	if !a.full {
+		var ok bool
+		var err error
+		if v, ok, err = a.st.Get(key, at); err != nil || !ok {
+			return err
+		}
+		a.full = !a.take(v)
 	}
-	if !a.take(v) {
+	if a.full {
 		res.Error = refuse(kvdpb.Reason_REASON_ANSWER_LOST, "the transaction was executed, but the other values fill the answer: read this at revision %d", at).pb
 		return nil
 	}
