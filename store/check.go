@@ -178,8 +178,13 @@ func (c *checker) forEachSegment(parent *bbolt.Bucket, where string, fn func(id 
 	})
 }
 
-// blobs checks the checksums of the dedupe records; what is in them is not
+// blobs checks the checksums of the state machine's records; what is in them is not
 // the store's.
 func (c *checker) blobs(tx *bbolt.Tx) error {
+	for kind := range recordKinds {
+		if err := forEachRecord(tx, kind, func(string, []byte) error { return c.record() }); err != nil {
+			return err
+		}
+	}
 	return forEachBlob(tx, func(uint64, []byte) error { return c.record() })
 }

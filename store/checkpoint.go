@@ -229,6 +229,7 @@ type frozen struct {
 	memtable *memtable
 	state    *snapshot
 	blobs    []dedupe.Blob
+	records  [recordKinds][]recordChange
 	file     *file
 }
 
@@ -261,7 +262,11 @@ func (s *Store) freeze() *frozen {
 	s.checkpoint.wanted.Store(false) // whoever asked so far asked for this one
 	state := s.published.Load()
 	s.dropping.Store(state.KeepSince)
-	return &frozen{memtable: v.active, state: state, blobs: s.table.Freeze(), file: v.file}
+	f := &frozen{memtable: v.active, state: state, blobs: s.table.Freeze(), file: v.file}
+	for kind := range s.records {
+		f.records[kind] = s.records[kind].freeze()
+	}
+	return f
 }
 
 // writeCheckpoint writes f in one transaction.

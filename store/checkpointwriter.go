@@ -73,7 +73,7 @@ func newCheckpointWriter(tx *bbolt.Tx, f *frozen, p *pacer) (*checkpointWriter, 
 }
 
 func (w *checkpointWriter) write() error {
-	steps := []func() error{w.keys, w.changes, w.dedupe, w.compact}
+	steps := []func() error{w.keys, w.changes, w.dedupe, w.records, w.compact}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
@@ -179,6 +179,16 @@ func (w *checkpointWriter) dedupe() error {
 			continue
 		}
 		if err := b.Put(k, seal(k, blob.Data)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// records writes the state machine's own records that have changed.
+func (w *checkpointWriter) records() error {
+	for kind, changes := range w.frozen.records {
+		if err := writeRecords(w.tx, RecordKind(kind), changes); err != nil {
 			return err
 		}
 	}

@@ -97,7 +97,7 @@ func openFile(path string, o fileOptions, create bool) (_ *file, err error) {
 	if create {
 		return f, guard(func() error { return f.db.Update(writeFormat) })
 	}
-	if err := checkDirectory(f.handle, metaBucket, dedupeBucket); err != nil {
+	if err := checkDirectory(f.handle, metaBucket, dedupeBucket, Intents.bucket(), Decisions.bucket()); err != nil {
 		return f, err
 	}
 	return f, guard(func() error { return f.db.View(checkFormat) })

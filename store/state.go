@@ -44,7 +44,7 @@ var (
 
 	allBuckets = [][]byte{
 		metaBucket, curBucket, histBucket, chgBucket, dedupeBucket,
-		[]byte("intent"), []byte("txn"), []byte("lease"), []byte("lkey"), []byte("lock"),
+		Intents.bucket(), Decisions.bucket(), []byte("lease"), []byte("lkey"), []byte("lock"),
 	}
 )
 

@@ -22,7 +22,7 @@ type view struct {
 }
 
 // Store is one replica's state. The write side (Begin, SetConfiguration,
-// Dedupe, Install) belongs to one goroutine, the state machine; everything
+// Dedupe, Records, Install) belongs to one goroutine, the state machine; everything
 // else is safe for concurrent use.
 type Store struct {
 	config Config
@@ -42,8 +42,9 @@ type Store struct {
 	streams  []*snapshotIO // snapshots that are being read
 	pending  []string      // files of installs that are under way
 
-	batch      Batch         // the only one, reused
-	table      *dedupe.Table // changed only while a batch is open
+	batch      Batch                // the only one, reused
+	table      *dedupe.Table        // changed only while a batch is open
+	records    [recordKinds]Records // likewise
 	account    account
 	waiters    waiters
 	installs   atomic.Uint64 // numbers the files of installs
@@ -85,6 +86,9 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.checkpoint.init()
 	s.batch.store = s
+	for kind := range s.records {
+		s.records[kind].kind = RecordKind(kind)
+	}
 	f, err := s.openOrCreate()
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", filepath.Base(cfg.Path), err)
@@ -209,7 +213,7 @@ func (s *Store) load(f *file) error {
 	return nil
 }
 
-// loadState reads the state of f and fills the dedupe table from it.
+// loadState reads the state of f and fills the tables from it.
 func (s *Store) loadState(f *file) (state *snapshot, size int64, err error) {
 	err = guard(func() error {
 		tx, err := f.begin()
@@ -222,6 +226,11 @@ func (s *Store) loadState(f *file) (state *snapshot, size int64, err error) {
 			return err
 		}
 		s.table.Reset()
+		for kind := range s.records {
+			if err := s.records[kind].load(tx); err != nil {
+				return err
+			}
+		}
 		return forEachBlob(tx, s.table.Load)
 	})
 	return state, size, err
