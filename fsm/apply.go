@@ -3,6 +3,7 @@ package fsm
 import (
 	"github.com/hashicorp/raft"
 
+	"github.com/kvd-io/kvd/fsm/locks"
 	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/proto/slot"
@@ -17,13 +18,14 @@ const MaxDeleteRange = 1000
 type run struct {
 	fsm   *FSM
 	batch *store.Batch
+	term  uint64
 	rev   uint64 // of the command in hand
 }
 
 // applyEntry executes an entry that is not void. An error means that the store
 // can no longer be trusted; nothing of the entry becomes visible then.
 func (f *FSM) applyEntry(log *raft.Log, e *logpb.Entry, commands int, result *Result) error {
-	r := run{fsm: f, batch: f.store.Begin(log.Index, log.Term), rev: e.Base}
+	r := run{fsm: f, batch: f.store.Begin(log.Index, log.Term), term: e.Term, rev: e.Base}
 	r.batch.Source(len(log.Data))
 	r.raise(e)
 	r.prefetch(e)
@@ -36,6 +38,9 @@ func (f *FSM) applyEntry(log *raft.Log, e *logpb.Entry, commands int, result *Re
 			return err
 		}
 	}
+	if err := r.saveAnchors(); err != nil {
+		return err
+	}
 	last := uint64(0)
 	if commands > 0 {
 		last = r.rev - 1
@@ -44,6 +49,7 @@ func (f *FSM) applyEntry(log *raft.Log, e *logpb.Entry, commands int, result *Re
 		f.cfg.OnApplied(last) // it is committed: no crash takes it back
 	}
 	r.batch.Commit(last)
+	f.intents.publish()
 	return nil
 }
 
@@ -58,6 +64,8 @@ func (r *run) prefetch(e *logpb.Entry) {
 				keys = append(keys, op.Delete.Key)
 			case *logpb.Command_Txn:
 				keys = appendKeys(keys, op.Txn)
+			case *logpb.Command_Prepare:
+				keys = appendKeys(keys, op.Prepare.Txn)
 			}
 		}
 	}
@@ -78,9 +86,10 @@ func (r *run) raise(e *logpb.Entry) {
 		r.batch.SetDedupeFloor(e.DedupeFloor)
 		f.store.Dedupe().RaiseFloor(e.DedupeFloor)
 	}
-	if e.KeepSince > f.keepSince {
-		f.keepSince = e.KeepSince
-		r.batch.SetKeepSince(e.KeepSince)
+	// What is prepared may be executed at a revision just above.
+	if keep := f.intents.oldest(e.KeepSince); keep > f.keepSince {
+		f.keepSince = keep
+		r.batch.SetKeepSince(keep)
 	}
 }
 
@@ -106,6 +115,13 @@ func (r *run) command(g *logpb.Group, c *logpb.Command, o *Outcome) error {
 		return nil
 	case *logpb.Command_SlotStep:
 		r.slotStep(op.SlotStep, o)
+		return nil
+	case *logpb.Command_Prepare:
+		return r.prepare(op.Prepare, o)
+	case *logpb.Command_Resolve:
+		return r.resolve(op.Resolve, o)
+	case *logpb.Command_Forget:
+		r.forget(op.Forget, o)
 		return nil
 	}
 	at, owned := r.place(c)
@@ -181,6 +197,10 @@ func (r *run) put(op *logpb.Put, o *Outcome) error {
 		o.Code = Invalid
 		return nil
 	}
+	if r.fsm.intents.blocks(locks.Key(op.Key, true)) {
+		o.Code = Blocked
+		return nil
+	}
 	if op.IfRevision != nil {
 		if ok, err := r.condition(op.Key, *op.IfRevision, o); !ok || err != nil {
 			return err
@@ -200,6 +220,10 @@ func (r *run) put(op *logpb.Put, o *Outcome) error {
 func (r *run) delete(op *logpb.Delete, o *Outcome) error {
 	if !validKey(op.Key) {
 		o.Code = Invalid
+		return nil
+	}
+	if r.fsm.intents.blocks(locks.Key(op.Key, true)) {
+		o.Code = Blocked
 		return nil
 	}
 	if op.IfRevision != nil {
@@ -239,6 +263,10 @@ func (r *run) condition(key []byte, want uint64, o *Outcome) (bool, error) {
 // deleteRange looks at the first keys of the range and deletes those whose
 // slots the shard owns.
 func (r *run) deleteRange(op *logpb.DeleteRange, o *Outcome) error {
+	if r.fsm.intents.blocks(locks.Range(op.Start, op.End, true)) {
+		o.Code = Blocked
+		return nil
+	}
 	limit := int(min(op.Limit, MaxDeleteRange))
 	if limit == 0 {
 		limit = MaxDeleteRange

@@ -61,6 +61,21 @@ func checkCommand(c *logpb.Command) error {
 			return err
 		}
 		op = o.Txn
+	case *logpb.Command_Prepare:
+		if err := checkPrepare(o.Prepare); err != nil {
+			return err
+		}
+		op = o.Prepare
+	case *logpb.Command_Resolve:
+		if err := checkTxnIDs(o.Resolve.Id); err != nil {
+			return err
+		}
+		op = o.Resolve
+	case *logpb.Command_Forget:
+		if err := checkTxnIDs(o.Forget.Ids...); err != nil {
+			return err
+		}
+		op = o.Forget
 	case nil:
 		return fmt.Errorf("%w: command without operation", ErrMalformed)
 	default:
@@ -82,7 +97,47 @@ func checkSlotStep(s *logpb.SlotStep) error {
 	return nil
 }
 
+func checkPrepare(p *logpb.Prepare) error {
+	switch {
+	case p.Txn == nil || p.Age == nil:
+		return fmt.Errorf("%w: prepare without transaction or age", ErrMalformed)
+	case p.Txn.Decide != nil || p.Txn.Slot != nil:
+		return fmt.Errorf("%w: prepare of a part that decides", ErrMalformed)
+	case unknown(p.Txn) || unknown(p.Age):
+		return fmt.Errorf("%w: unknown field in prepare", ErrUnknown)
+	}
+	if err := checkTxnIDs(p.Id); err != nil {
+		return err
+	}
+	return checkTxn(p.Txn)
+}
+
+func checkTxnIDs(ids ...*logpb.TxnID) error {
+	for _, id := range ids {
+		if id == nil || id.Shard == 0 || id.Slot >= slot.Count {
+			return fmt.Errorf("%w: transaction id %v", ErrMalformed, id)
+		}
+		if unknown(id) {
+			return fmt.Errorf("%w: unknown field in transaction id", ErrUnknown)
+		}
+	}
+	return nil
+}
+
 func checkTxn(txn *logpb.Txn) error {
+	if d := txn.Decide; d != nil {
+		if unknown(d) {
+			return fmt.Errorf("%w: unknown field in decide", ErrUnknown)
+		}
+		if err := checkTxnIDs(d.Id); err != nil {
+			return err
+		}
+	}
+	for _, r := range txn.Reads {
+		if unknown(r) || r.Range != nil && unknown(r.Range) {
+			return fmt.Errorf("%w: unknown field in read", ErrUnknown)
+		}
+	}
 	for _, c := range txn.Compares {
 		if u := c.GetUnchanged(); unknown(c) || u != nil && unknown(u) {
 			return fmt.Errorf("%w: unknown field in compare", ErrUnknown)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/kvd-io/kvd/fsm/locks"
 )
 
 // ReplicaDigest is what replicas of a shard are compared by while entries are
@@ -20,15 +22,19 @@ type ReplicaDigest struct {
 	Index, State uint64
 }
 
-// AwaitRevision returns nil once the revision has been applied, and with it,
-// since revisions rise strictly, every write up to it. At the end of ctx the
+// everything is the lock of the whole key space.
+var everything = []locks.Lock{locks.Range(nil, nil, true)}
+
+// AwaitRevision returns nil once the revision has been applied, and with it every write
+// up to it: revisions rise strictly, but for those of transactions that were prepared
+// before. At the end of ctx the
 // error is the context's.
 func (f *FSM) AwaitRevision(ctx context.Context, rev uint64) error {
 	for {
 		// The index first: what is applied after this look ends the wait.
 		index := f.store.AppliedIndex()
 		if f.store.Revision() >= rev {
-			return nil
+			return f.intents.Await(ctx, everything, rev)
 		}
 		if err := f.store.WaitApplied(ctx, index+1); err != nil {
 			return fmt.Errorf("wait for revision %d: %w", rev, err)
@@ -41,7 +47,7 @@ func (f *FSM) AwaitRevision(ctx context.Context, rev uint64) error {
 // reaches back to it, or ceased to while the data was read. Entries are applied
 // on, but for the tens of milliseconds that many records for exactly-once take.
 func (f *FSM) ReplicaDigest(ctx context.Context, rev uint64) (ReplicaDigest, error) {
-	if have := f.store.Revision(); rev == 0 || have < rev {
+	if have, _ := f.intents.Frontier(f.store.Revision()); rev == 0 || have < rev {
 		return ReplicaDigest{}, fmt.Errorf("%w: it is at %d, not %d", ErrBehind, have, rev)
 	}
 	var d ReplicaDigest
@@ -57,7 +63,7 @@ func (f *FSM) ReplicaDigest(ctx context.Context, rev uint64) (ReplicaDigest, err
 func (d *Digest) hash() uint64 {
 	var b []byte
 	for _, n := range [...]uint64{d.Revision, d.Bound, d.DedupeFloor, d.KeepSince,
-		d.Slots, d.Dedupe, d.Keys, d.Data, d.Configuration} {
+		d.Slots, d.Dedupe, d.Txns, d.Keys, d.Data, d.Configuration} {
 		b = binary.LittleEndian.AppendUint64(b, n)
 	}
 	return xxhash.Sum64(b)

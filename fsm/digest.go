@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -24,6 +25,7 @@ type Digest struct {
 	KeepSince   uint64
 	Slots       uint64 // hash of the owned slots; 0: never owned any
 	Dedupe      uint64 // hash of the records for exactly-once
+	Txns        uint64 // hash of those of transactions of several shards
 	Keys        uint64 // number of live keys
 	Data        uint64 // hash of their newest versions
 	// Configuration is the index of the entry that the Raft configuration came
@@ -53,6 +55,7 @@ func (f *FSM) unversioned() (index uint64, d Digest) {
 		KeepSince:     s.KeepSince,
 		Slots:         slotsHash(s.Slots),
 		Dedupe:        f.store.Dedupe().Hash(),
+		Txns:          f.store.Records(store.Intents).Hash() ^ bits.RotateLeft64(f.store.Records(store.Decisions).Hash(), 1),
 		Configuration: s.ConfigurationIndex,
 	}
 }

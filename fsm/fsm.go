@@ -33,6 +33,9 @@ type Config struct {
 	// OnApplied is told the highest revision of an entry before what it writes
 	// can be read, and of the state when that is loaded. Default: nobody is.
 	OnApplied func(revision uint64)
+	// OnPrepared is told that a part of a transaction has been prepared, or that the
+	// state loaded has some. It must not wait. Default: nobody is.
+	OnPrepared func()
 	// DedupeRecords is how many records for exactly-once are kept before
 	// DedupeFloor asks for a higher floor.
 	DedupeRecords int
@@ -59,6 +62,7 @@ type FSM struct {
 	keepSince  uint64
 	hintedSize int // of the dedupe table when hint was made
 	decoder    decoder
+	intents    Intents
 	keys       [][]byte // scratch of prefetch
 
 	records atomic.Int64  // in the dedupe table
@@ -76,6 +80,9 @@ func New(cfg Config) *FSM {
 	if cfg.DedupeRecords == 0 {
 		cfg.DedupeRecords = DefaultDedupeRecords
 	}
+	if cfg.OnPrepared == nil {
+		cfg.OnPrepared = func() {}
+	}
 	if cfg.OnApplied == nil {
 		cfg.OnApplied = func(uint64) {}
 	}
@@ -83,6 +90,9 @@ func New(cfg Config) *FSM {
 	f.load()
 	return f
 }
+
+// Intents returns what is known of transactions of several shards.
+func (f *FSM) Intents() *Intents { return &f.intents }
 
 // load takes up the store's state, at the start and after an install.
 func (f *FSM) load() {
@@ -92,6 +102,10 @@ func (f *FSM) load() {
 	f.hintedSize = 0
 	f.hint.Store(0)
 	f.records.Store(int64(f.store.Dedupe().Len()))
+	if err := f.intents.load(f.store); err != nil {
+		f.fail(fmt.Errorf("load transactions: %w", err))
+	}
+	f.cfg.OnPrepared()
 	f.cfg.OnApplied(s.Revision)
 }
 

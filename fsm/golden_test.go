@@ -54,6 +54,23 @@ func goldenEntries() map[string]*logpb.Entry {
 		Otherwise: []*logpb.Write{{Op: &logpb.Write_Delete{Delete: del("key").GetDelete()}}},
 		Slot:      &home, ReadSlots: []uint32{5, 900},
 	}}})}}
+	id := &logpb.TxnID{Slot: 9, Shard: 3, Term: 7, Seq: 42}
+	part := &logpb.Txn{
+		Compares: []*logpb.Compare{{Key: []byte("f"), Target: &logpb.Compare_Unchanged{Unchanged: &logpb.Unchanged{
+			End: []byte("g"), Since: 6, Count: &number, Partial: true, Elsewhere: 2,
+		}}}},
+		Then:  []*logpb.Write{{Op: &logpb.Write_Put{Put: put("key", "value").GetPut()}}},
+		Reads: []*logpb.Read{{Key: []byte("r")}, {Range: &logpb.Range{Start: []byte("s"), End: []byte("t")}}},
+	}
+	decide := &logpb.Txn{Then: part.Then, Slot: &home, Decide: &logpb.Decide{Id: id, Participants: []uint32{1, 4}, Failed: true}}
+	entries["txn-decide"] = &logpb.Entry{Groups: []*logpb.Group{group(42, &logpb.Command{Seq: 2, Op: &logpb.Command_Txn{Txn: decide}})}}
+	entries["txn-parts"] = &logpb.Entry{Groups: []*logpb.Group{group(0,
+		&logpb.Command{Op: &logpb.Command_Prepare{Prepare: &logpb.Prepare{
+			Id: id, Floor: 40, Age: &logpb.Age{Revision: 8, ClientId: 42, Seq: 2}, Txn: part,
+		}}},
+		&logpb.Command{Op: &logpb.Command_Resolve{Resolve: &logpb.Resolve{Id: id, Floor: 41, Committed: true, Otherwise: true, Revision: 99}}},
+		&logpb.Command{Op: &logpb.Command_Forget{Forget: &logpb.Forget{Ids: []*logpb.TxnID{id}}}},
+	)}}
 	entries["put-leased"] = &logpb.Entry{Groups: []*logpb.Group{group(0, leased, del("x")), group(1)}}
 	for _, e := range entries {
 		e.Term, e.Base = 7, 1<<40

@@ -68,13 +68,22 @@ const (
 	OKOtherwise Code = 7
 	// TooManyKeys: the ranges of the transaction have more keys than MaxTxnKeys.
 	TooManyKeys Code = 8
+	// Blocked: a prepared transaction is in the way, and nothing was done. Not
+	// recorded: it may be tried again when that is over.
+	Blocked Code = 9
+	// Finished: the attempt at a transaction is over, so that nothing of it is
+	// prepared or decided any more.
+	Finished Code = 10
+	// Busy: so much is prepared already that this is not; it may be tried again.
+	Busy Code = 11
 )
 
 // String returns the code's name.
 func (c Code) String() string {
 	names := [...]string{OK: "OK", ConditionFailed: "ConditionFailed", WrongShard: "WrongShard",
 		Expired: "Expired", AttemptVoid: "AttemptVoid", Invalid: "Invalid",
-		OKOtherwise: "OKOtherwise", TooManyKeys: "TooManyKeys"}
+		OKOtherwise: "OKOtherwise", TooManyKeys: "TooManyKeys",
+		Blocked: "Blocked", Finished: "Finished", Busy: "Busy"}
 	if int(c) < len(names) && names[c] != "" {
 		return names[c]
 	}
@@ -92,6 +101,9 @@ type Outcome struct {
 	// Next is where a DeleteRange with More goes on; nil in a repeated outcome:
 	// then it goes on at its start.
 	Next []byte
+	// Counts are, of a Prepare, how many keys there are in the ranges whose compares
+	// want to know.
+	Counts []uint64
 	// Deleted is the number of keys deleted.
 	Deleted uint32
 	Code    Code

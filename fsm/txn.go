@@ -93,7 +93,7 @@ func unchanged(v View, owns func(uint16) bool, start []byte, u *logpb.Unchanged,
 			return false, nil
 		}
 	}
-	return u.Count == nil || uint64(len(all)) == *u.Count, nil
+	return u.Count == nil || uint64(len(all))+u.Elsewhere == *u.Count, nil
 }
 
 // ownedOf returns the live versions of a range in slots that are owned.
@@ -165,8 +165,15 @@ func appendKeys(keys [][]byte, op *logpb.Txn) [][]byte {
 
 // txn executes one of two branches.
 func (r *run) txn(op *logpb.Txn, o *Outcome) error {
-	if !fit(op.Then) || !fit(op.Otherwise) {
+	switch {
+	case !fit(op.Then) || !fit(op.Otherwise):
 		o.Code = Invalid
+		return nil
+	case op.Decide != nil && op.Decide.Id.Term != r.term:
+		o.Code = Finished
+		return nil
+	case r.fsm.intents.any() && r.fsm.intents.blocks(LocksOf(op)...):
+		o.Code = Blocked
 		return nil
 	}
 	left := MaxTxnKeys
@@ -174,26 +181,35 @@ func (r *run) txn(op *logpb.Txn, o *Outcome) error {
 	if err != nil {
 		return err
 	}
+	held = held && !op.Decide.GetFailed() || planted.Bug(planted.CompareIgnored)
 	code, writes := OK, op.Then
-	if !held && !planted.Bug(planted.CompareIgnored) {
+	if !held {
 		code, writes = OKOtherwise, op.Otherwise
 	}
-	// All of it is looked up before any of it is done: it may be too much.
-	doomed := make([][]byte, 0, len(writes))
-	for _, w := range writes {
-		if d, ok := w.Op.(*logpb.Write_DeleteRange); ok {
-			all, err := ownedOf(r.batch, r.fsm.slots.Has, d.DeleteRange.Start, d.DeleteRange.End, &left)
-			if err != nil {
-				return err
-			}
-			for i := range all {
-				doomed = append(doomed, all[i].Key)
-			}
-		}
+	done, err := r.write(writes, r.rev, &left)
+	if err != nil {
+		return err
 	}
-	if left < 0 {
+	if !done {
 		o.Code = TooManyKeys
 		return nil
+	}
+	if op.Decide != nil {
+		if err := r.decided(op.Decide, code); err != nil {
+			return err
+		}
+	}
+	o.Code, o.Revision = code, r.rev
+	return nil
+}
+
+// write executes the writes of a branch at a revision; false: they concern too many
+// keys, and nothing was done.
+func (r *run) write(writes []*logpb.Write, rev uint64, left *int) (bool, error) {
+	// All of it is looked up before any of it is done: it may be too much.
+	doomed, err := r.doomed(writes, left)
+	if err != nil || *left < 0 {
+		return false, err
 	}
 	if planted.Bug(planted.TxnCutShort) && len(writes) > 1 {
 		writes = writes[:len(writes)-1]
@@ -201,21 +217,38 @@ func (r *run) txn(op *logpb.Txn, o *Outcome) error {
 	for _, w := range writes {
 		switch op := w.Op.(type) {
 		case *logpb.Write_Put:
-			_, _, err = r.batch.Put(r.rev, op.Put.Key, op.Put.Value, op.Put.Lease)
+			_, _, err = r.batch.Put(rev, op.Put.Key, op.Put.Value, op.Put.Lease)
 		case *logpb.Write_Delete:
-			_, _, err = r.batch.Delete(r.rev, op.Delete.Key)
+			_, _, err = r.batch.Delete(rev, op.Delete.Key)
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
 	for _, key := range doomed {
-		if _, _, err := r.batch.Delete(r.rev, key); err != nil {
-			return err
+		if _, _, err := r.batch.Delete(rev, key); err != nil {
+			return false, err
 		}
 	}
-	o.Code, o.Revision = code, r.rev
-	return nil
+	return true, nil
+}
+
+// doomed returns the keys in the ranges that a branch deletes.
+func (r *run) doomed(writes []*logpb.Write, left *int) (keys [][]byte, err error) {
+	for _, w := range writes {
+		d, ok := w.Op.(*logpb.Write_DeleteRange)
+		if !ok {
+			continue
+		}
+		all, err := ownedOf(r.batch, r.fsm.slots.Has, d.DeleteRange.Start, d.DeleteRange.End, left)
+		if err != nil {
+			return nil, err
+		}
+		for i := range all {
+			keys = append(keys, all[i].Key)
+		}
+	}
+	return keys, nil
 }
 
 // ownsAll tells whether the shard owns all slots that the transaction concerns, but
@@ -227,6 +260,11 @@ func (r *run) ownsAll(op *logpb.Txn) bool {
 	}
 	for _, s := range op.ReadSlots {
 		if !owns(uint16(s)) {
+			return false
+		}
+	}
+	for _, read := range op.Reads {
+		if read.Range == nil && !owns(slot.Of(read.Key)) {
 			return false
 		}
 	}

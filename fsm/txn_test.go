@@ -258,7 +258,7 @@ func TestTxnOwns(t *testing.T) {
 		at := uint32(slot.Of([]byte(home)))
 		c.GetTxn().Slot = &at
 		for _, key := range read {
-			c.GetTxn().ReadSlots = append(c.GetTxn().ReadSlots, uint32(slot.Of([]byte(key))))
+			c.GetTxn().Reads = append(c.GetTxn().Reads, &logpb.Read{Key: []byte(key)})
 		}
 		return c
 	}

@@ -124,7 +124,7 @@ func (x SlotStep_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SlotStep_Kind.Descriptor instead.
 func (SlotStep_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{11, 0}
+	return file_logpb_log_proto_rawDescGZIP(), []int{22, 0}
 }
 
 // Entry is the payload of one Raft log record, after a format byte and a
@@ -300,6 +300,9 @@ type Command struct {
 	//	*Command_Settle
 	//	*Command_SlotStep
 	//	*Command_Txn
+	//	*Command_Prepare
+	//	*Command_Resolve
+	//	*Command_Forget
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -403,6 +406,33 @@ func (x *Command) GetTxn() *Txn {
 	return nil
 }
 
+func (x *Command) GetPrepare() *Prepare {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Prepare); ok {
+			return x.Prepare
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetResolve() *Resolve {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Resolve); ok {
+			return x.Resolve
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetForget() *Forget {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Forget); ok {
+			return x.Forget
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -431,6 +461,18 @@ type Command_Txn struct {
 	Txn *Txn `protobuf:"bytes,7,opt,name=txn,proto3,oneof"`
 }
 
+type Command_Prepare struct {
+	Prepare *Prepare `protobuf:"bytes,8,opt,name=prepare,proto3,oneof"`
+}
+
+type Command_Resolve struct {
+	Resolve *Resolve `protobuf:"bytes,9,opt,name=resolve,proto3,oneof"`
+}
+
+type Command_Forget struct {
+	Forget *Forget `protobuf:"bytes,10,opt,name=forget,proto3,oneof"`
+}
+
 func (*Command_Put) isCommand_Op() {}
 
 func (*Command_Delete) isCommand_Op() {}
@@ -442,6 +484,12 @@ func (*Command_Settle) isCommand_Op() {}
 func (*Command_SlotStep) isCommand_Op() {}
 
 func (*Command_Txn) isCommand_Op() {}
+
+func (*Command_Prepare) isCommand_Op() {}
+
+func (*Command_Resolve) isCommand_Op() {}
+
+func (*Command_Forget) isCommand_Op() {}
 
 type Put struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -625,8 +673,8 @@ func (x *DeleteRange) GetLimit() uint32 {
 	return 0
 }
 
-// Txn executes the writes of one of two branches. What it reads besides is not
-// here: that can be read just below its revision.
+// Txn executes the writes of one of two branches. What it reads can be read just
+// below its revision, once it is known that it was executed.
 type Txn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// If all hold, `then` is executed, else `otherwise`.
@@ -634,10 +682,14 @@ type Txn struct {
 	// No two of a branch concern the same key.
 	Then      []*Write `protobuf:"bytes,2,rep,name=then,proto3" json:"then,omitempty"`
 	Otherwise []*Write `protobuf:"bytes,3,rep,name=otherwise,proto3" json:"otherwise,omitempty"`
-	// The slot that remembers its outcome (none: it concerns ranges alone), and the
-	// others of keys that it reads and neither compares nor writes.
-	Slot          *uint32  `protobuf:"varint,4,opt,name=slot,proto3,oneof" json:"slot,omitempty"`
-	ReadSlots     []uint32 `protobuf:"varint,5,rep,packed,name=read_slots,json=readSlots,proto3" json:"read_slots,omitempty"`
+	// The slot that remembers its outcome; none: it concerns ranges alone.
+	Slot *uint32 `protobuf:"varint,4,opt,name=slot,proto3,oneof" json:"slot,omitempty"`
+	// Slots of keys that it reads; reads takes their place.
+	ReadSlots []uint32 `protobuf:"varint,5,rep,packed,name=read_slots,json=readSlots,proto3" json:"read_slots,omitempty"`
+	// What it reads, and neither compares nor writes.
+	Reads []*Read `protobuf:"bytes,6,rep,name=reads,proto3" json:"reads,omitempty"`
+	// The transaction has parts on other shards, and this one decides for all.
+	Decide        *Decide `protobuf:"bytes,7,opt,name=decide,proto3" json:"decide,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -707,6 +759,718 @@ func (x *Txn) GetReadSlots() []uint32 {
 	return nil
 }
 
+func (x *Txn) GetReads() []*Read {
+	if x != nil {
+		return x.Reads
+	}
+	return nil
+}
+
+func (x *Txn) GetDecide() *Decide {
+	if x != nil {
+		return x.Decide
+	}
+	return nil
+}
+
+type Read struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`     // of one key,
+	Range         *Range                 `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"` // or of a range
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Read) Reset() {
+	*x = Read{}
+	mi := &file_logpb_log_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Read) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Read) ProtoMessage() {}
+
+func (x *Read) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Read.ProtoReflect.Descriptor instead.
+func (*Read) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Read) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Read) GetRange() *Range {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+type Range struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Start         []byte                 `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	End           []byte                 `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"` // empty: to the end of the key space
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Range) Reset() {
+	*x = Range{}
+	mi := &file_logpb_log_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Range) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Range) ProtoMessage() {}
+
+func (x *Range) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Range.ProtoReflect.Descriptor instead.
+func (*Range) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Range) GetStart() []byte {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *Range) GetEnd() []byte {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// TxnID names an attempt at a transaction of several shards. It lives only in the
+// shard and the term that made it.
+type TxnID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`   // of the anchor, the shard that decides
+	Shard         uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"` // the anchor
+	Term          uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	Seq           uint64                 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TxnID) Reset() {
+	*x = TxnID{}
+	mi := &file_logpb_log_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TxnID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TxnID) ProtoMessage() {}
+
+func (x *TxnID) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TxnID.ProtoReflect.Descriptor instead.
+func (*TxnID) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *TxnID) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *TxnID) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *TxnID) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *TxnID) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+// Age orders transactions by when they were first tried, over all attempts: of two
+// that are in each other's way the older one waits, and the younger one gives way.
+type Age struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	ClientId      uint64                 `protobuf:"fixed64,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Age) Reset() {
+	*x = Age{}
+	mi := &file_logpb_log_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Age) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Age) ProtoMessage() {}
+
+func (x *Age) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Age.ProtoReflect.Descriptor instead.
+func (*Age) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Age) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Age) GetClientId() uint64 {
+	if x != nil {
+		return x.ClientId
+	}
+	return 0
+}
+
+func (x *Age) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+// Prepare keeps what a part of a transaction concerns as it is, and promises that
+// either branch can be executed, until Resolve. Its answer never changes.
+type Prepare struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            *TxnID                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Floor         uint64                 `protobuf:"varint,2,opt,name=floor,proto3" json:"floor,omitempty"` // the lowest seq of the anchor's term that may still be live
+	Age           *Age                   `protobuf:"bytes,3,opt,name=age,proto3" json:"age,omitempty"`
+	Txn           *Txn                   `protobuf:"bytes,4,opt,name=txn,proto3" json:"txn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Prepare) Reset() {
+	*x = Prepare{}
+	mi := &file_logpb_log_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Prepare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Prepare) ProtoMessage() {}
+
+func (x *Prepare) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
+func (*Prepare) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Prepare) GetId() *TxnID {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Prepare) GetFloor() uint64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
+func (x *Prepare) GetAge() *Age {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *Prepare) GetTxn() *Txn {
+	if x != nil {
+		return x.Txn
+	}
+	return nil
+}
+
+// Decide is what the deciding part knows of the others.
+type Decide struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            *TxnID                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Participants  []uint32               `protobuf:"varint,2,rep,packed,name=participants,proto3" json:"participants,omitempty"` // shards that have prepared the other parts
+	Failed        bool                   `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`                    // a compare of theirs does not hold
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decide) Reset() {
+	*x = Decide{}
+	mi := &file_logpb_log_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decide) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decide) ProtoMessage() {}
+
+func (x *Decide) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decide.ProtoReflect.Descriptor instead.
+func (*Decide) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Decide) GetId() *TxnID {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Decide) GetParticipants() []uint32 {
+	if x != nil {
+		return x.Participants
+	}
+	return nil
+}
+
+func (x *Decide) GetFailed() bool {
+	if x != nil {
+		return x.Failed
+	}
+	return false
+}
+
+// Resolve executes a branch of what was prepared, or nothing of it. Of a part that
+// was not prepared it keeps that from being prepared later.
+type Resolve struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            *TxnID                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Floor         uint64                 `protobuf:"varint,2,opt,name=floor,proto3" json:"floor,omitempty"` // as in Prepare
+	Committed     bool                   `protobuf:"varint,3,opt,name=committed,proto3" json:"committed,omitempty"`
+	Otherwise     bool                   `protobuf:"varint,4,opt,name=otherwise,proto3" json:"otherwise,omitempty"` // the other branch
+	Revision      uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`   // of the transaction
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resolve) Reset() {
+	*x = Resolve{}
+	mi := &file_logpb_log_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resolve) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resolve) ProtoMessage() {}
+
+func (x *Resolve) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resolve.ProtoReflect.Descriptor instead.
+func (*Resolve) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Resolve) GetId() *TxnID {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Resolve) GetFloor() uint64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
+func (x *Resolve) GetCommitted() bool {
+	if x != nil {
+		return x.Committed
+	}
+	return false
+}
+
+func (x *Resolve) GetOtherwise() bool {
+	if x != nil {
+		return x.Otherwise
+	}
+	return false
+}
+
+func (x *Resolve) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// Forget drops decisions that all participants have executed.
+type Forget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []*TxnID               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forget) Reset() {
+	*x = Forget{}
+	mi := &file_logpb_log_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forget) ProtoMessage() {}
+
+func (x *Forget) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forget.ProtoReflect.Descriptor instead.
+func (*Forget) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Forget) GetIds() []*TxnID {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+// Intent is a prepared part, as it stands in the state.
+type Intent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prepare       *Prepare               `protobuf:"bytes,1,opt,name=prepare,proto3" json:"prepare,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // of the Prepare: the transaction's is above it
+	Failed        bool                   `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`     // a compare does not hold
+	Counts        []uint64               `protobuf:"varint,4,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Intent) Reset() {
+	*x = Intent{}
+	mi := &file_logpb_log_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Intent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Intent) ProtoMessage() {}
+
+func (x *Intent) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Intent.ProtoReflect.Descriptor instead.
+func (*Intent) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Intent) GetPrepare() *Prepare {
+	if x != nil {
+		return x.Prepare
+	}
+	return nil
+}
+
+func (x *Intent) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Intent) GetFailed() bool {
+	if x != nil {
+		return x.Failed
+	}
+	return false
+}
+
+func (x *Intent) GetCounts() []uint64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// Decision is that a transaction was executed, as it stands in the state until all
+// participants have done their parts.
+type Decision struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            *TxnID                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Otherwise     bool                   `protobuf:"varint,2,opt,name=otherwise,proto3" json:"otherwise,omitempty"`
+	Revision      uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Participants  []uint32               `protobuf:"varint,4,rep,packed,name=participants,proto3" json:"participants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision) Reset() {
+	*x = Decision{}
+	mi := &file_logpb_log_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision) ProtoMessage() {}
+
+func (x *Decision) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision.ProtoReflect.Descriptor instead.
+func (*Decision) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Decision) GetId() *TxnID {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Decision) GetOtherwise() bool {
+	if x != nil {
+		return x.Otherwise
+	}
+	return false
+}
+
+func (x *Decision) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Decision) GetParticipants() []uint32 {
+	if x != nil {
+		return x.Participants
+	}
+	return nil
+}
+
+// Anchor is what a shard remembers of another one as the anchor of transactions.
+type Anchor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`                // the newest known; attempts of older ones are over
+	Floor         uint64                 `protobuf:"varint,3,opt,name=floor,proto3" json:"floor,omitempty"`              // so are those of this term below it
+	Finished      []uint64               `protobuf:"varint,4,rep,packed,name=finished,proto3" json:"finished,omitempty"` // and these
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Anchor) Reset() {
+	*x = Anchor{}
+	mi := &file_logpb_log_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Anchor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Anchor) ProtoMessage() {}
+
+func (x *Anchor) ProtoReflect() protoreflect.Message {
+	mi := &file_logpb_log_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Anchor.ProtoReflect.Descriptor instead.
+func (*Anchor) Descriptor() ([]byte, []int) {
+	return file_logpb_log_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Anchor) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Anchor) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Anchor) GetFloor() uint64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
+func (x *Anchor) GetFinished() []uint64 {
+	if x != nil {
+		return x.Finished
+	}
+	return nil
+}
+
 type Write struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Op:
@@ -721,7 +1485,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_logpb_log_proto_msgTypes[7]
+	mi := &file_logpb_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +1497,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[7]
+	mi := &file_logpb_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +1510,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{7}
+	return file_logpb_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Write) GetOp() isWrite_Op {
@@ -826,7 +1590,7 @@ type Compare struct {
 
 func (x *Compare) Reset() {
 	*x = Compare{}
-	mi := &file_logpb_log_proto_msgTypes[8]
+	mi := &file_logpb_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +1602,7 @@ func (x *Compare) String() string {
 func (*Compare) ProtoMessage() {}
 
 func (x *Compare) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[8]
+	mi := &file_logpb_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +1615,7 @@ func (x *Compare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Compare.ProtoReflect.Descriptor instead.
 func (*Compare) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{8}
+	return file_logpb_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Compare) GetKey() []byte {
@@ -972,17 +1736,21 @@ func (*Compare_Unchanged) isCompare_Target() {}
 // Unchanged holds if no key from the compare's on and before `end` has a newer
 // version than `since`, and there are as many as `count` says, if it does.
 type Unchanged struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	End           []byte                 `protobuf:"bytes,1,opt,name=end,proto3" json:"end,omitempty"` // empty: to the end of the key space
-	Since         uint64                 `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
-	Count         *uint64                `protobuf:"varint,3,opt,name=count,proto3,oneof" json:"count,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	End   []byte                 `protobuf:"bytes,1,opt,name=end,proto3" json:"end,omitempty"` // empty: to the end of the key space
+	Since uint64                 `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
+	Count *uint64                `protobuf:"varint,3,opt,name=count,proto3,oneof" json:"count,omitempty"`
+	// All parts of a transaction have some of its keys: those that are prepared only say
+	// how many, and the one that decides adds what there is elsewhere.
+	Partial       bool   `protobuf:"varint,4,opt,name=partial,proto3" json:"partial,omitempty"`
+	Elsewhere     uint64 `protobuf:"varint,5,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Unchanged) Reset() {
 	*x = Unchanged{}
-	mi := &file_logpb_log_proto_msgTypes[9]
+	mi := &file_logpb_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1762,7 @@ func (x *Unchanged) String() string {
 func (*Unchanged) ProtoMessage() {}
 
 func (x *Unchanged) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[9]
+	mi := &file_logpb_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1775,7 @@ func (x *Unchanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unchanged.ProtoReflect.Descriptor instead.
 func (*Unchanged) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{9}
+	return file_logpb_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Unchanged) GetEnd() []byte {
@@ -1031,6 +1799,20 @@ func (x *Unchanged) GetCount() uint64 {
 	return 0
 }
 
+func (x *Unchanged) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
+func (x *Unchanged) GetElsewhere() uint64 {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return 0
+}
+
 // Settle returns the outcome of an attempt, or makes it void.
 type Settle struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1044,7 +1826,7 @@ type Settle struct {
 
 func (x *Settle) Reset() {
 	*x = Settle{}
-	mi := &file_logpb_log_proto_msgTypes[10]
+	mi := &file_logpb_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1838,7 @@ func (x *Settle) String() string {
 func (*Settle) ProtoMessage() {}
 
 func (x *Settle) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[10]
+	mi := &file_logpb_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1851,7 @@ func (x *Settle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settle.ProtoReflect.Descriptor instead.
 func (*Settle) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{10}
+	return file_logpb_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Settle) GetClientId() uint64 {
@@ -1112,7 +1894,7 @@ type SlotStep struct {
 
 func (x *SlotStep) Reset() {
 	*x = SlotStep{}
-	mi := &file_logpb_log_proto_msgTypes[11]
+	mi := &file_logpb_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1906,7 @@ func (x *SlotStep) String() string {
 func (*SlotStep) ProtoMessage() {}
 
 func (x *SlotStep) ProtoReflect() protoreflect.Message {
-	mi := &file_logpb_log_proto_msgTypes[11]
+	mi := &file_logpb_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1919,7 @@ func (x *SlotStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotStep.ProtoReflect.Descriptor instead.
 func (*SlotStep) Descriptor() ([]byte, []int) {
-	return file_logpb_log_proto_rawDescGZIP(), []int{11}
+	return file_logpb_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SlotStep) GetKind() SlotStep_Kind {
@@ -1172,7 +1954,7 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\tclient_id\x18\x01 \x01(\x06R\bclientId\x12\x14\n" +
 	"\x05acked\x18\x02 \x01(\x04R\x05acked\x12\x1b\n" +
 	"\tfirst_rev\x18\x03 \x01(\x04R\bfirstRev\x12/\n" +
-	"\bcommands\x18\x04 \x03(\v2\x13.kvd.log.v1.CommandR\bcommands\"\xc0\x02\n" +
+	"\bcommands\x18\x04 \x03(\v2\x13.kvd.log.v1.CommandR\bcommands\"\xd0\x03\n" +
 	"\aCommand\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12#\n" +
 	"\x03put\x18\x02 \x01(\v2\x0f.kvd.log.v1.PutH\x00R\x03put\x12,\n" +
@@ -1180,8 +1962,12 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\fdelete_range\x18\x04 \x01(\v2\x17.kvd.log.v1.DeleteRangeH\x00R\vdeleteRange\x12,\n" +
 	"\x06settle\x18\x05 \x01(\v2\x12.kvd.log.v1.SettleH\x00R\x06settle\x123\n" +
 	"\tslot_step\x18\x06 \x01(\v2\x14.kvd.log.v1.SlotStepH\x00R\bslotStep\x12#\n" +
-	"\x03txn\x18\a \x01(\v2\x0f.kvd.log.v1.TxnH\x00R\x03txnB\x04\n" +
-	"\x02opJ\x04\b\b\x10\x15\"\x7f\n" +
+	"\x03txn\x18\a \x01(\v2\x0f.kvd.log.v1.TxnH\x00R\x03txn\x12/\n" +
+	"\aprepare\x18\b \x01(\v2\x13.kvd.log.v1.PrepareH\x00R\aprepare\x12/\n" +
+	"\aresolve\x18\t \x01(\v2\x13.kvd.log.v1.ResolveH\x00R\aresolve\x12,\n" +
+	"\x06forget\x18\n" +
+	" \x01(\v2\x12.kvd.log.v1.ForgetH\x00R\x06forgetB\x04\n" +
+	"\x02opJ\x04\b\v\x10\x15\"\x7f\n" +
 	"\x03Put\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
@@ -1197,15 +1983,64 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\vDeleteRange\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\fR\x03end\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xcf\x01\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xa3\x02\n" +
 	"\x03Txn\x12/\n" +
 	"\bcompares\x18\x01 \x03(\v2\x13.kvd.log.v1.CompareR\bcompares\x12%\n" +
 	"\x04then\x18\x02 \x03(\v2\x11.kvd.log.v1.WriteR\x04then\x12/\n" +
 	"\totherwise\x18\x03 \x03(\v2\x11.kvd.log.v1.WriteR\totherwise\x12\x17\n" +
 	"\x04slot\x18\x04 \x01(\rH\x00R\x04slot\x88\x01\x01\x12\x1d\n" +
 	"\n" +
-	"read_slots\x18\x05 \x03(\rR\treadSlotsB\a\n" +
-	"\x05_slot\"\x9e\x01\n" +
+	"read_slots\x18\x05 \x03(\rR\treadSlots\x12&\n" +
+	"\x05reads\x18\x06 \x03(\v2\x10.kvd.log.v1.ReadR\x05reads\x12*\n" +
+	"\x06decide\x18\a \x01(\v2\x12.kvd.log.v1.DecideR\x06decideB\a\n" +
+	"\x05_slot\"A\n" +
+	"\x04Read\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12'\n" +
+	"\x05range\x18\x02 \x01(\v2\x11.kvd.log.v1.RangeR\x05range\"/\n" +
+	"\x05Range\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\fR\x03end\"W\n" +
+	"\x05TxnID\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x10\n" +
+	"\x03seq\x18\x04 \x01(\x04R\x03seq\"P\n" +
+	"\x03Age\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\x06R\bclientId\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x88\x01\n" +
+	"\aPrepare\x12!\n" +
+	"\x02id\x18\x01 \x01(\v2\x11.kvd.log.v1.TxnIDR\x02id\x12\x14\n" +
+	"\x05floor\x18\x02 \x01(\x04R\x05floor\x12!\n" +
+	"\x03age\x18\x03 \x01(\v2\x0f.kvd.log.v1.AgeR\x03age\x12!\n" +
+	"\x03txn\x18\x04 \x01(\v2\x0f.kvd.log.v1.TxnR\x03txn\"g\n" +
+	"\x06Decide\x12!\n" +
+	"\x02id\x18\x01 \x01(\v2\x11.kvd.log.v1.TxnIDR\x02id\x12\"\n" +
+	"\fparticipants\x18\x02 \x03(\rR\fparticipants\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\bR\x06failed\"\x9a\x01\n" +
+	"\aResolve\x12!\n" +
+	"\x02id\x18\x01 \x01(\v2\x11.kvd.log.v1.TxnIDR\x02id\x12\x14\n" +
+	"\x05floor\x18\x02 \x01(\x04R\x05floor\x12\x1c\n" +
+	"\tcommitted\x18\x03 \x01(\bR\tcommitted\x12\x1c\n" +
+	"\totherwise\x18\x04 \x01(\bR\totherwise\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\"-\n" +
+	"\x06Forget\x12#\n" +
+	"\x03ids\x18\x01 \x03(\v2\x11.kvd.log.v1.TxnIDR\x03ids\"\x83\x01\n" +
+	"\x06Intent\x12-\n" +
+	"\aprepare\x18\x01 \x01(\v2\x13.kvd.log.v1.PrepareR\aprepare\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\bR\x06failed\x12\x16\n" +
+	"\x06counts\x18\x04 \x03(\x04R\x06counts\"\x8b\x01\n" +
+	"\bDecision\x12!\n" +
+	"\x02id\x18\x01 \x01(\v2\x11.kvd.log.v1.TxnIDR\x02id\x12\x1c\n" +
+	"\totherwise\x18\x02 \x01(\bR\totherwise\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\"\n" +
+	"\fparticipants\x18\x04 \x03(\rR\fparticipants\"d\n" +
+	"\x06Anchor\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05floor\x18\x03 \x01(\x04R\x05floor\x12\x1a\n" +
+	"\bfinished\x18\x04 \x03(\x04R\bfinished\"\x9e\x01\n" +
 	"\x05Write\x12#\n" +
 	"\x03put\x18\x01 \x01(\v2\x0f.kvd.log.v1.PutH\x00R\x03put\x12,\n" +
 	"\x06delete\x18\x02 \x01(\v2\x12.kvd.log.v1.DeleteH\x00R\x06delete\x12<\n" +
@@ -1220,11 +2055,13 @@ const file_logpb_log_proto_rawDesc = "" +
 	"\fmod_revision\x18\x06 \x01(\x04H\x00R\vmodRevision\x12\x16\n" +
 	"\x05lease\x18\a \x01(\x04H\x00R\x05lease\x125\n" +
 	"\tunchanged\x18\b \x01(\v2\x15.kvd.log.v1.UnchangedH\x00R\tunchangedB\b\n" +
-	"\x06target\"X\n" +
+	"\x06target\"\x90\x01\n" +
 	"\tUnchanged\x12\x10\n" +
 	"\x03end\x18\x01 \x01(\fR\x03end\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x19\n" +
-	"\x05count\x18\x03 \x01(\x04H\x00R\x05count\x88\x01\x01B\b\n" +
+	"\x05count\x18\x03 \x01(\x04H\x00R\x05count\x88\x01\x01\x12\x18\n" +
+	"\apartial\x18\x04 \x01(\bR\apartial\x12\x1c\n" +
+	"\telsewhere\x18\x05 \x01(\x04R\telsewhereB\b\n" +
 	"\x06_count\"h\n" +
 	"\x06Settle\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\x06R\bclientId\x12\x10\n" +
@@ -1257,7 +2094,7 @@ func file_logpb_log_proto_rawDescGZIP() []byte {
 }
 
 var file_logpb_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_logpb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_logpb_log_proto_goTypes = []any{
 	(Relation)(0),       // 0: kvd.log.v1.Relation
 	(SlotStep_Kind)(0),  // 1: kvd.log.v1.SlotStep.Kind
@@ -1268,11 +2105,22 @@ var file_logpb_log_proto_goTypes = []any{
 	(*Delete)(nil),      // 6: kvd.log.v1.Delete
 	(*DeleteRange)(nil), // 7: kvd.log.v1.DeleteRange
 	(*Txn)(nil),         // 8: kvd.log.v1.Txn
-	(*Write)(nil),       // 9: kvd.log.v1.Write
-	(*Compare)(nil),     // 10: kvd.log.v1.Compare
-	(*Unchanged)(nil),   // 11: kvd.log.v1.Unchanged
-	(*Settle)(nil),      // 12: kvd.log.v1.Settle
-	(*SlotStep)(nil),    // 13: kvd.log.v1.SlotStep
+	(*Read)(nil),        // 9: kvd.log.v1.Read
+	(*Range)(nil),       // 10: kvd.log.v1.Range
+	(*TxnID)(nil),       // 11: kvd.log.v1.TxnID
+	(*Age)(nil),         // 12: kvd.log.v1.Age
+	(*Prepare)(nil),     // 13: kvd.log.v1.Prepare
+	(*Decide)(nil),      // 14: kvd.log.v1.Decide
+	(*Resolve)(nil),     // 15: kvd.log.v1.Resolve
+	(*Forget)(nil),      // 16: kvd.log.v1.Forget
+	(*Intent)(nil),      // 17: kvd.log.v1.Intent
+	(*Decision)(nil),    // 18: kvd.log.v1.Decision
+	(*Anchor)(nil),      // 19: kvd.log.v1.Anchor
+	(*Write)(nil),       // 20: kvd.log.v1.Write
+	(*Compare)(nil),     // 21: kvd.log.v1.Compare
+	(*Unchanged)(nil),   // 22: kvd.log.v1.Unchanged
+	(*Settle)(nil),      // 23: kvd.log.v1.Settle
+	(*SlotStep)(nil),    // 24: kvd.log.v1.SlotStep
 }
 var file_logpb_log_proto_depIdxs = []int32{
 	3,  // 0: kvd.log.v1.Entry.groups:type_name -> kvd.log.v1.Group
@@ -1280,23 +2128,37 @@ var file_logpb_log_proto_depIdxs = []int32{
 	5,  // 2: kvd.log.v1.Command.put:type_name -> kvd.log.v1.Put
 	6,  // 3: kvd.log.v1.Command.delete:type_name -> kvd.log.v1.Delete
 	7,  // 4: kvd.log.v1.Command.delete_range:type_name -> kvd.log.v1.DeleteRange
-	12, // 5: kvd.log.v1.Command.settle:type_name -> kvd.log.v1.Settle
-	13, // 6: kvd.log.v1.Command.slot_step:type_name -> kvd.log.v1.SlotStep
+	23, // 5: kvd.log.v1.Command.settle:type_name -> kvd.log.v1.Settle
+	24, // 6: kvd.log.v1.Command.slot_step:type_name -> kvd.log.v1.SlotStep
 	8,  // 7: kvd.log.v1.Command.txn:type_name -> kvd.log.v1.Txn
-	10, // 8: kvd.log.v1.Txn.compares:type_name -> kvd.log.v1.Compare
-	9,  // 9: kvd.log.v1.Txn.then:type_name -> kvd.log.v1.Write
-	9,  // 10: kvd.log.v1.Txn.otherwise:type_name -> kvd.log.v1.Write
-	5,  // 11: kvd.log.v1.Write.put:type_name -> kvd.log.v1.Put
-	6,  // 12: kvd.log.v1.Write.delete:type_name -> kvd.log.v1.Delete
-	7,  // 13: kvd.log.v1.Write.delete_range:type_name -> kvd.log.v1.DeleteRange
-	0,  // 14: kvd.log.v1.Compare.relation:type_name -> kvd.log.v1.Relation
-	11, // 15: kvd.log.v1.Compare.unchanged:type_name -> kvd.log.v1.Unchanged
-	1,  // 16: kvd.log.v1.SlotStep.kind:type_name -> kvd.log.v1.SlotStep.Kind
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	13, // 8: kvd.log.v1.Command.prepare:type_name -> kvd.log.v1.Prepare
+	15, // 9: kvd.log.v1.Command.resolve:type_name -> kvd.log.v1.Resolve
+	16, // 10: kvd.log.v1.Command.forget:type_name -> kvd.log.v1.Forget
+	21, // 11: kvd.log.v1.Txn.compares:type_name -> kvd.log.v1.Compare
+	20, // 12: kvd.log.v1.Txn.then:type_name -> kvd.log.v1.Write
+	20, // 13: kvd.log.v1.Txn.otherwise:type_name -> kvd.log.v1.Write
+	9,  // 14: kvd.log.v1.Txn.reads:type_name -> kvd.log.v1.Read
+	14, // 15: kvd.log.v1.Txn.decide:type_name -> kvd.log.v1.Decide
+	10, // 16: kvd.log.v1.Read.range:type_name -> kvd.log.v1.Range
+	11, // 17: kvd.log.v1.Prepare.id:type_name -> kvd.log.v1.TxnID
+	12, // 18: kvd.log.v1.Prepare.age:type_name -> kvd.log.v1.Age
+	8,  // 19: kvd.log.v1.Prepare.txn:type_name -> kvd.log.v1.Txn
+	11, // 20: kvd.log.v1.Decide.id:type_name -> kvd.log.v1.TxnID
+	11, // 21: kvd.log.v1.Resolve.id:type_name -> kvd.log.v1.TxnID
+	11, // 22: kvd.log.v1.Forget.ids:type_name -> kvd.log.v1.TxnID
+	13, // 23: kvd.log.v1.Intent.prepare:type_name -> kvd.log.v1.Prepare
+	11, // 24: kvd.log.v1.Decision.id:type_name -> kvd.log.v1.TxnID
+	5,  // 25: kvd.log.v1.Write.put:type_name -> kvd.log.v1.Put
+	6,  // 26: kvd.log.v1.Write.delete:type_name -> kvd.log.v1.Delete
+	7,  // 27: kvd.log.v1.Write.delete_range:type_name -> kvd.log.v1.DeleteRange
+	0,  // 28: kvd.log.v1.Compare.relation:type_name -> kvd.log.v1.Relation
+	22, // 29: kvd.log.v1.Compare.unchanged:type_name -> kvd.log.v1.Unchanged
+	1,  // 30: kvd.log.v1.SlotStep.kind:type_name -> kvd.log.v1.SlotStep.Kind
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_logpb_log_proto_init() }
@@ -1311,16 +2173,19 @@ func file_logpb_log_proto_init() {
 		(*Command_Settle)(nil),
 		(*Command_SlotStep)(nil),
 		(*Command_Txn)(nil),
+		(*Command_Prepare)(nil),
+		(*Command_Resolve)(nil),
+		(*Command_Forget)(nil),
 	}
 	file_logpb_log_proto_msgTypes[3].OneofWrappers = []any{}
 	file_logpb_log_proto_msgTypes[4].OneofWrappers = []any{}
 	file_logpb_log_proto_msgTypes[6].OneofWrappers = []any{}
-	file_logpb_log_proto_msgTypes[7].OneofWrappers = []any{
+	file_logpb_log_proto_msgTypes[18].OneofWrappers = []any{
 		(*Write_Put)(nil),
 		(*Write_Delete)(nil),
 		(*Write_DeleteRange)(nil),
 	}
-	file_logpb_log_proto_msgTypes[8].OneofWrappers = []any{
+	file_logpb_log_proto_msgTypes[19].OneofWrappers = []any{
 		(*Compare_Value)(nil),
 		(*Compare_Version)(nil),
 		(*Compare_CreateRevision)(nil),
@@ -1328,14 +2193,14 @@ func file_logpb_log_proto_init() {
 		(*Compare_Lease)(nil),
 		(*Compare_Unchanged)(nil),
 	}
-	file_logpb_log_proto_msgTypes[9].OneofWrappers = []any{}
+	file_logpb_log_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_logpb_log_proto_rawDesc), len(file_logpb_log_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   12,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
