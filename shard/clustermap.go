@@ -20,6 +20,7 @@ type Map struct {
 	*kvdpb.ClusterMap
 	// Owners is the shard of each slot.
 	Owners *[slot.Count]uint32
+	owning []uint32 // the shards that own slots
 }
 
 func newMap(m *kvdpb.ClusterMap) *Map {
@@ -31,7 +32,9 @@ func newMap(m *kvdpb.ClusterMap) *Map {
 	for _, o := range m.Overrides {
 		owners[o.Slot%slot.Count] = o.Shard
 	}
-	return &Map{ClusterMap: m, Owners: &owners}
+	owning := slices.Clone(owners[:])
+	slices.Sort(owning)
+	return &Map{ClusterMap: m, Owners: &owners, owning: slices.Clone(slices.Compact(owning))}
 }
 
 // Owner returns the shard that owns the key's slot.

@@ -53,6 +53,9 @@ type Config struct {
 	Timing    Timing
 	Retention Retention
 
+	// Answer makes what Node.Answer asks this node for; default: nothing.
+	Answer Answerer
+
 	// MemtableBytes and UncheckpointedBytes bound memory, per node; defaults
 	// as in package store.
 	MemtableBytes, UncheckpointedBytes int64

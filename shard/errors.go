@@ -19,6 +19,8 @@ var (
 	// ErrOutcomeUnknown says that a write may or may not have been executed,
 	// or may be executed yet.
 	ErrOutcomeUnknown = errors.New("outcome of the write is unknown")
+	// ErrLocked says that a transaction was in the way for too long; nothing was done.
+	ErrLocked = errors.New("a transaction is in the way")
 	// ErrNoQuorum says that too few voters answered in time; nothing was done.
 	ErrNoQuorum = errors.New("no quorum")
 	// ErrUnknownShard says that the cluster has no such shard.

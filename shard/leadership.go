@@ -12,6 +12,7 @@ import (
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/proto/planted"
+	"github.com/kvd-io/kvd/shard/latch"
 )
 
 // accedeRetry is the pause before a leader that could not begin to serve
@@ -29,6 +30,8 @@ type reign struct {
 	term   uint64
 	floor  uint64    // its revisions lie above this
 	since  time.Time // monotonic
+	// latches are the turns of transactions of several shards.
+	latches *latch.Table
 }
 
 // throne holds the current reign, if any.
@@ -43,6 +46,9 @@ func newThrone() *throne { return &throne{changed: make(chan struct{})} }
 func (t *throne) set(g *reign) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.reign != nil {
+		t.reign.latches.Close()
+	}
 	t.reign = g
 	t.announce()
 }
@@ -142,7 +148,10 @@ func (r *Replica) accede(ctx context.Context, e *engine, term uint64) error {
 	if planted.Bug(planted.BoundForgotten) {
 		state.Bound = 0
 	}
-	g := &reign{engine: e, term: term, floor: max(state.Revision, state.Bound), since: time.Now()}
+	g := &reign{engine: e, term: term, floor: max(state.Revision, state.Bound), since: time.Now(), latches: latch.New()}
+	for _, p := range r.fsm.Intents().All() {
+		g.latches.Hold(p.ID, p.Age, p.Locks)
+	}
 	r.cfg.clock.Issued(g.floor)
 	r.throne.set(g)
 	r.metrics.leaderChanges.Inc()

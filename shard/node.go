@@ -35,6 +35,7 @@ type Node struct {
 	transport *transport.Transport
 	replicas  map[uint32]*Replica // never changes after Open
 	collector *collector
+	calls     *caller
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -97,6 +98,10 @@ func (n *Node) start(ctx context.Context) (err error) {
 	balance := &balancer{leaving: &n.leaving, node: n.cfg.Node, replicas: n.replicas, maps: n.maps, alive: n.alive, logger: n.logger}
 	register := &registrar{self: n.self(), keeper: keeper, peerAddrs: n.cfg.InitialCluster, logger: n.logger}
 	heirs := &succession{node: n.cfg.Node, leaving: &n.leaving, replicas: n.replicas, logger: n.logger, bound: map[uint32]agreement{}}
+	calls := &caller{
+		node: n.cfg.Node, replicas: n.replicas, maps: n.maps, clock: n.clock,
+		answer: n.cfg.Answer, logger: n.logger, leaders: make(map[uint32]string),
+	}
 	opened := make(chan struct{}) // nobody is served before all is open
 	n.transport, err = transport.Open(transport.Config{
 		Node:        n.cfg.Node,
@@ -112,6 +117,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 			methodRegister: after(opened, register.serve),
 			methodProgress: after(opened, balance.serve),
 			methodClaim:    after(opened, heirs.serve),
+			methodShard:    after(opened, calls.serve),
 		},
 		Logger:  n.logger,
 		Metrics: m.transport,
@@ -120,6 +126,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return fmt.Errorf("open transport: %w", err)
 	}
 	budget := store.NewBudget(store.BudgetConfig{MemtableBytes: n.cfg.MemtableBytes, NodeBytes: n.cfg.UncheckpointedBytes})
+	calls.transport, n.calls = n.transport, calls
 	if err := n.openReplicas(ctx, budget, m); err != nil {
 		return err
 	}
@@ -159,7 +166,7 @@ func (n *Node) openReplicas(ctx context.Context, budget *store.Budget, m *metric
 		r, err := openReplica(replicaConfig{
 			shard: id, node: n.cfg.Node, members: members,
 			dir: n.cfg.Dir, fs: n.cfg.FS, logs: n.logs, budget: budget,
-			transport: n.transport, clock: n.clock, maps: n.maps,
+			transport: n.transport, clock: n.clock, maps: n.maps, caller: n.calls,
 			timing: n.cfg.Timing, retention: n.cfg.Retention,
 			logger: n.logger, metrics: m, onFailure: n.fail,
 		})

@@ -268,7 +268,7 @@ func TestHoldsGiveWay(t *testing.T) {
 		if _, take := p.mayEnter(true); !take {
 			t.Error("the write that has waited is kept waiting")
 		}
-		p.assign(&reign{}, new(logpb.Entry), 1)
+		p.assign(&reign{}, new(logpb.Entry), 1, 0)
 	}
 }
 

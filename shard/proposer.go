@@ -69,15 +69,29 @@ func newProposer(r *Replica) *proposer {
 	}
 }
 
-// propose queues g and waits for its outcomes.
-func (p *proposer) propose(ctx context.Context, g *logpb.Group) ([]fsm.Outcome, error) {
-	if len(g.Commands) == 0 {
+// propose queues g, whose revisions are to lie above one, and waits for its outcomes.
+func (p *proposer) propose(ctx context.Context, g *logpb.Group, above uint64) ([]fsm.Outcome, error) {
+	w := newPending(g)
+	w.above = above
+	return p.proposePending(ctx, w)
+}
+
+// proposeFirm is propose for who has to know how what was begun ends: once g is in an
+// entry it waits for that, though ctx ends. ErrOutcomeUnknown says that leadership has
+// ended.
+func (p *proposer) proposeFirm(ctx context.Context, g *logpb.Group, above uint64) ([]fsm.Outcome, error) {
+	w := newPending(g)
+	w.above, w.firm = above, true
+	return p.proposePending(ctx, w)
+}
+
+func (p *proposer) proposePending(ctx context.Context, w *pending) ([]fsm.Outcome, error) {
+	if len(w.group.Commands) == 0 {
 		return nil, ErrEmptyGroup
 	}
 	if !p.r.leading() {
 		return nil, p.r.notLeader()
 	}
-	w := newPending(g)
 	if err := p.queue.push(w); err != nil {
 		return nil, err
 	}
@@ -155,12 +169,13 @@ func (p *proposer) step(ctx context.Context) bool {
 func (p *proposer) enter(g *reign, batch []*pending) {
 	start := time.Now()
 	entry := logpb.Entry{Term: g.term, Groups: make([]*logpb.Group, len(batch))}
-	commands := 0
+	commands, above := 0, uint64(0)
 	for i, w := range batch {
 		entry.Groups[i] = w.group
 		commands += len(w.group.Commands)
+		above = max(above, w.above)
 	}
-	last, keep := p.assign(g, &entry, commands)
+	last, keep := p.assign(g, &entry, commands, above)
 	if commands == 0 {
 		last = p.r.store.Revision() // horizons go by what was written
 	}
@@ -179,12 +194,12 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 	p.flights <- f
 }
 
-// assign gives an entry its revisions. It returns the last, and since when history
-// is to be kept at most.
-func (p *proposer) assign(g *reign, entry *logpb.Entry, commands int) (last, keep uint64) {
+// assign gives an entry its revisions, above one. It returns the last, and since when
+// history is to be kept at most.
+func (p *proposer) assign(g *reign, entry *logpb.Entry, commands int, above uint64) (last, keep uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.last = max(p.last, g.floor, p.r.store.Revision())
+	p.last = max(p.last, g.floor, p.r.store.Revision(), above)
 	entry.Base = max(p.last+1, p.r.cfg.clock.Now())
 	if planted.Bug(planted.RevisionGoesBack) && g.term%2 == 0 {
 		entry.Base = 1 << 20

@@ -21,7 +21,9 @@ const (
 // pending is a group of commands whose caller waits.
 type pending struct {
 	group *logpb.Group
-	size  int // bytes, encoded
+	size  int    // bytes, encoded
+	above uint64 // its revisions lie above this
+	firm  bool   // its caller waits for the end of what has been begun
 	state atomic.Uint32
 	done  chan struct{} // receives once, after outcomes and err are set
 
@@ -29,6 +31,7 @@ type pending struct {
 	err      error
 }
 
+// newPending returns a group that waits; above and firm may be set before it is pushed.
 func newPending(g *logpb.Group) *pending {
 	return &pending{group: g, size: g.SizeVT(), done: make(chan struct{}, 1)}
 }
@@ -50,15 +53,21 @@ func (p *pending) wait(ctx context.Context, dead <-chan struct{}) ([]fsm.Outcome
 	case <-dead:
 		cause = ErrStopping
 	}
-	switch p.state.Swap(stateLeft) {
-	case stateAnswered:
+	if p.state.CompareAndSwap(stateQueued, stateLeft) {
+		return nil, fmt.Errorf("propose: %w", cause)
+	}
+	if p.firm {
+		select {
+		case <-p.done:
+			return p.outcomes, p.err
+		case <-dead:
+		}
+	}
+	if p.state.Swap(stateLeft) == stateAnswered {
 		<-p.done
 		return p.outcomes, p.err
-	case stateQueued:
-		return nil, fmt.Errorf("propose: %w", cause)
-	default:
-		return nil, fmt.Errorf("propose: %w: %w", ErrOutcomeUnknown, cause)
 	}
+	return nil, fmt.Errorf("propose: %w: %w", ErrOutcomeUnknown, cause)
 }
 
 // queue holds the groups that wait for the proposer, in order of arrival,

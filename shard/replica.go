@@ -38,6 +38,7 @@ type replicaConfig struct {
 	transport *transport.Transport
 	clock     *hlc.Clock
 	maps      *mapView
+	caller    *caller
 	timing    Timing
 	retention Retention
 	logger    *slog.Logger
@@ -63,6 +64,9 @@ type Replica struct {
 	proposer  *proposer
 	reader    *reader
 	staleness *staleness
+
+	coordinator *coordinator
+	sweeper     *sweeper
 
 	leadershipMoved chan struct{} // poked by raft
 	checkpointed    chan struct{} // poked by the store
@@ -99,18 +103,20 @@ func openReplica(cfg replicaConfig) (_ *Replica, err error) {
 		}
 	}()
 	r.stop = cancel
+	r.sweeper = &sweeper{r: r, caller: cfg.caller, wake: make(chan struct{}, 1)}
 	if err := r.openFiles(ctx); err != nil {
 		return nil, err
 	}
 	r.staleness = &staleness{store: r.store}
 	r.proposer = newProposer(r)
 	r.reader = newReader(r)
+	r.coordinator = newCoordinator(r, r.cfg.caller)
 	e, err := r.startEngine()
 	if err != nil {
 		return nil, errors.Join(err, r.closeFiles())
 	}
 	r.engine.Store(e)
-	for _, run := range []func(context.Context){r.govern, r.proposer.run, r.reader.run, r.trim} {
+	for _, run := range []func(context.Context){r.govern, r.proposer.run, r.reader.run, r.coordinator.resolver.run, r.sweeper.run, r.trim} {
 		r.background.Go(func() { run(ctx) })
 	}
 	r.background.Go(r.proposer.collect)
@@ -158,6 +164,7 @@ func (r *Replica) openFiles(ctx context.Context) (err error) {
 			return r.log.Err()
 		},
 		OnApplied:     r.cfg.clock.Applied,
+		OnPrepared:    func() { poke(r.sweeper.wake) },
 		DedupeRecords: r.cfg.retention.DedupeRecords,
 		Metrics:       r.cfg.metrics.fsm,
 	})
@@ -183,8 +190,10 @@ func (r *Replica) Store() *store.Store { return r.store }
 // or may be yet; after all others (*NotLeaderError, ErrOverloaded, ErrStopping,
 // the context's cause) nothing was done and never will be. The group must not
 // be modified any more, even after the return.
+//
+// A command that a prepared transaction is in the way of has the outcome fsm.Blocked.
 func (r *Replica) Propose(ctx context.Context, g *logpb.Group) ([]fsm.Outcome, error) {
-	return r.proposer.propose(ctx, g)
+	return r.proposer.propose(ctx, g, 0)
 }
 
 // Linearize returns nil when reads of Store from now on see every write that

@@ -126,6 +126,9 @@ const (
 	Reason_REASON_INTERNAL Reason = 23
 	// The ranges of a transaction have too many keys; nothing was done.
 	Reason_REASON_TOO_MANY_KEYS Reason = 24
+	// A prepared transaction is in the way; nothing was done. An operation that is alone
+	// in its message waits for the end of that instead.
+	Reason_REASON_LOCKED Reason = 25
 )
 
 // Enum value maps for Reason.
@@ -156,6 +159,7 @@ var (
 		22: "REASON_FENCED",
 		23: "REASON_INTERNAL",
 		24: "REASON_TOO_MANY_KEYS",
+		25: "REASON_LOCKED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":       0,
@@ -183,6 +187,7 @@ var (
 		"REASON_FENCED":            22,
 		"REASON_INTERNAL":          23,
 		"REASON_TOO_MANY_KEYS":     24,
+		"REASON_LOCKED":            25,
 	}
 )
 
@@ -1624,12 +1629,14 @@ func (x *DeleteRangeResponse) GetNextKey() []byte {
 // those before them. 10,000 compares and operations, of them 256 of ranges, and 8 MiB
 // of keys and values are the most.
 type TxnRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
-	Attempt       *Attempt               `protobuf:"bytes,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Compares      []*Compare             `protobuf:"bytes,3,rep,name=compares,proto3" json:"compares,omitempty"`
-	Then          []*TxnOp               `protobuf:"bytes,4,rep,name=then,proto3" json:"then,omitempty"`
-	Otherwise     []*TxnOp               `protobuf:"bytes,5,rep,name=otherwise,proto3" json:"otherwise,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Header    *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Attempt   *Attempt               `protobuf:"bytes,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Compares  []*Compare             `protobuf:"bytes,3,rep,name=compares,proto3" json:"compares,omitempty"`
+	Then      []*TxnOp               `protobuf:"bytes,4,rep,name=then,proto3" json:"then,omitempty"`
+	Otherwise []*TxnOp               `protobuf:"bytes,5,rep,name=otherwise,proto3" json:"otherwise,omitempty"`
+	// Leave out the results: what there would be to tell may be on other shards.
+	Brief         bool `protobuf:"varint,6,opt,name=brief,proto3" json:"brief,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1697,6 +1704,13 @@ func (x *TxnRequest) GetOtherwise() []*TxnOp {
 		return x.Otherwise
 	}
 	return nil
+}
+
+func (x *TxnRequest) GetBrief() bool {
+	if x != nil {
+		return x.Brief
+	}
+	return false
 }
 
 // Compare holds if the key is so. Of a key that there is not, revisions, version and
@@ -5108,14 +5122,15 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x18\n" +
 	"\adeleted\x18\x03 \x01(\x04R\adeleted\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12\x19\n" +
-	"\bnext_key\x18\x05 \x01(\fR\anextKey\"\xdc\x01\n" +
+	"\bnext_key\x18\x05 \x01(\fR\anextKey\"\xf2\x01\n" +
 	"\n" +
 	"TxnRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12)\n" +
 	"\aattempt\x18\x02 \x01(\v2\x0f.kvd.v1.AttemptR\aattempt\x12+\n" +
 	"\bcompares\x18\x03 \x03(\v2\x0f.kvd.v1.CompareR\bcompares\x12!\n" +
 	"\x04then\x18\x04 \x03(\v2\r.kvd.v1.TxnOpR\x04then\x12+\n" +
-	"\totherwise\x18\x05 \x03(\v2\r.kvd.v1.TxnOpR\totherwise\"\xa2\x02\n" +
+	"\totherwise\x18\x05 \x03(\v2\r.kvd.v1.TxnOpR\totherwise\x12\x14\n" +
+	"\x05brief\x18\x06 \x01(\bR\x05brief\"\xa2\x02\n" +
 	"\aCompare\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12,\n" +
 	"\brelation\x18\x02 \x01(\x0e2\x10.kvd.v1.RelationR\brelation\x12\x16\n" +
@@ -5372,7 +5387,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x0eRELATION_EQUAL\x10\x01\x12\x16\n" +
 	"\x12RELATION_NOT_EQUAL\x10\x02\x12\x11\n" +
 	"\rRELATION_LESS\x10\x03\x12\x14\n" +
-	"\x10RELATION_GREATER\x10\x04*\xed\x04\n" +
+	"\x10RELATION_GREATER\x10\x04*\x80\x05\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_INVALID\x10\x01\x12\x14\n" +
@@ -5399,7 +5414,8 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x16REASON_LEASE_NOT_FOUND\x10\x15\x12\x11\n" +
 	"\rREASON_FENCED\x10\x16\x12\x13\n" +
 	"\x0fREASON_INTERNAL\x10\x17\x12\x18\n" +
-	"\x14REASON_TOO_MANY_KEYS\x10\x182\xe1\x05\n" +
+	"\x14REASON_TOO_MANY_KEYS\x10\x18\x12\x11\n" +
+	"\rREASON_LOCKED\x10\x192\xe1\x05\n" +
 	"\x02KV\x128\n" +
 	"\x05Batch\x12\x14.kvd.v1.BatchRequest\x1a\x15.kvd.v1.BatchResponse(\x010\x01\x12.\n" +
 	"\x03Put\x12\x12.kvd.v1.PutRequest\x1a\x13.kvd.v1.PutResponse\x12.\n" +

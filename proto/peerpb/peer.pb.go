@@ -11,6 +11,8 @@
 package peerpb
 
 import (
+	kvdpb "github.com/kvd-io/kvd/proto/kvdpb"
+	logpb "github.com/kvd-io/kvd/proto/logpb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -1397,11 +1399,689 @@ func (x *SnapshotResponse) GetSuccess() bool {
 	return false
 }
 
+// ShardRequest is for the leader of a shard, about transactions of several shards.
+type ShardRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Shard    uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Revision uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // the highest that the sender knows of
+	// Types that are valid to be assigned to What:
+	//
+	//	*ShardRequest_Prepare
+	//	*ShardRequest_Resolve
+	//	*ShardRequest_Inquire
+	//	*ShardRequest_Answer
+	What          isShardRequest_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest) Reset() {
+	*x = ShardRequest{}
+	mi := &file_peerpb_peer_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest) ProtoMessage() {}
+
+func (x *ShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
+func (*ShardRequest) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ShardRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ShardRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ShardRequest) GetWhat() isShardRequest_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetPrepare() *logpb.Prepare {
+	if x != nil {
+		if x, ok := x.What.(*ShardRequest_Prepare); ok {
+			return x.Prepare
+		}
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetResolve() *ResolveRequest {
+	if x != nil {
+		if x, ok := x.What.(*ShardRequest_Resolve); ok {
+			return x.Resolve
+		}
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetInquire() *InquireRequest {
+	if x != nil {
+		if x, ok := x.What.(*ShardRequest_Inquire); ok {
+			return x.Inquire
+		}
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetAnswer() *AnswerRequest {
+	if x != nil {
+		if x, ok := x.What.(*ShardRequest_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
+type isShardRequest_What interface {
+	isShardRequest_What()
+}
+
+type ShardRequest_Prepare struct {
+	Prepare *logpb.Prepare `protobuf:"bytes,3,opt,name=prepare,proto3,oneof"`
+}
+
+type ShardRequest_Resolve struct {
+	Resolve *ResolveRequest `protobuf:"bytes,4,opt,name=resolve,proto3,oneof"`
+}
+
+type ShardRequest_Inquire struct {
+	Inquire *InquireRequest `protobuf:"bytes,5,opt,name=inquire,proto3,oneof"`
+}
+
+type ShardRequest_Answer struct {
+	Answer *AnswerRequest `protobuf:"bytes,6,opt,name=answer,proto3,oneof"`
+}
+
+func (*ShardRequest_Prepare) isShardRequest_What() {}
+
+func (*ShardRequest_Resolve) isShardRequest_What() {}
+
+func (*ShardRequest_Inquire) isShardRequest_What() {}
+
+func (*ShardRequest_Answer) isShardRequest_What() {}
+
+type ShardReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The receiver does not lead the shard, and did nothing; leader is who it takes for
+	// the leader, if it knows.
+	NotLeader bool   `protobuf:"varint,1,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"`
+	Leader    string `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`
+	Revision  uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"` // as in the request
+	// Types that are valid to be assigned to What:
+	//
+	//	*ShardReply_Prepare
+	//	*ShardReply_Resolve
+	//	*ShardReply_Inquire
+	//	*ShardReply_Answer
+	What          isShardReply_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardReply) Reset() {
+	*x = ShardReply{}
+	mi := &file_peerpb_peer_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardReply) ProtoMessage() {}
+
+func (x *ShardReply) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardReply.ProtoReflect.Descriptor instead.
+func (*ShardReply) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ShardReply) GetNotLeader() bool {
+	if x != nil {
+		return x.NotLeader
+	}
+	return false
+}
+
+func (x *ShardReply) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *ShardReply) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ShardReply) GetWhat() isShardReply_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *ShardReply) GetPrepare() *PrepareReply {
+	if x != nil {
+		if x, ok := x.What.(*ShardReply_Prepare); ok {
+			return x.Prepare
+		}
+	}
+	return nil
+}
+
+func (x *ShardReply) GetResolve() *ResolveReply {
+	if x != nil {
+		if x, ok := x.What.(*ShardReply_Resolve); ok {
+			return x.Resolve
+		}
+	}
+	return nil
+}
+
+func (x *ShardReply) GetInquire() *InquireReply {
+	if x != nil {
+		if x, ok := x.What.(*ShardReply_Inquire); ok {
+			return x.Inquire
+		}
+	}
+	return nil
+}
+
+func (x *ShardReply) GetAnswer() *AnswerReply {
+	if x != nil {
+		if x, ok := x.What.(*ShardReply_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
+type isShardReply_What interface {
+	isShardReply_What()
+}
+
+type ShardReply_Prepare struct {
+	Prepare *PrepareReply `protobuf:"bytes,4,opt,name=prepare,proto3,oneof"`
+}
+
+type ShardReply_Resolve struct {
+	Resolve *ResolveReply `protobuf:"bytes,5,opt,name=resolve,proto3,oneof"`
+}
+
+type ShardReply_Inquire struct {
+	Inquire *InquireReply `protobuf:"bytes,6,opt,name=inquire,proto3,oneof"`
+}
+
+type ShardReply_Answer struct {
+	Answer *AnswerReply `protobuf:"bytes,7,opt,name=answer,proto3,oneof"`
+}
+
+func (*ShardReply_Prepare) isShardReply_What() {}
+
+func (*ShardReply_Resolve) isShardReply_What() {}
+
+func (*ShardReply_Inquire) isShardReply_What() {}
+
+func (*ShardReply_Answer) isShardReply_What() {}
+
+type PrepareReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          uint32                 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`         // fsm.Code
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // at which it was prepared
+	Counts        []uint64               `protobuf:"varint,3,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	Died          bool                   `protobuf:"varint,4,opt,name=died,proto3" json:"died,omitempty"` // an older transaction is in the way, and nothing was proposed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareReply) Reset() {
+	*x = PrepareReply{}
+	mi := &file_peerpb_peer_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareReply) ProtoMessage() {}
+
+func (x *PrepareReply) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareReply.ProtoReflect.Descriptor instead.
+func (*PrepareReply) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PrepareReply) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *PrepareReply) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PrepareReply) GetCounts() []uint64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *PrepareReply) GetDied() bool {
+	if x != nil {
+		return x.Died
+	}
+	return false
+}
+
+type ResolveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resolves      []*logpb.Resolve       `protobuf:"bytes,1,rep,name=resolves,proto3" json:"resolves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRequest) Reset() {
+	*x = ResolveRequest{}
+	mi := &file_peerpb_peer_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRequest) ProtoMessage() {}
+
+func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
+func (*ResolveRequest) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ResolveRequest) GetResolves() []*logpb.Resolve {
+	if x != nil {
+		return x.Resolves
+	}
+	return nil
+}
+
+// ResolveReply says that all is done.
+type ResolveReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveReply) Reset() {
+	*x = ResolveReply{}
+	mi := &file_peerpb_peer_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveReply) ProtoMessage() {}
+
+func (x *ResolveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
+func (*ResolveReply) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{23}
+}
+
+// InquireRequest asks the anchor what has become of attempts.
+type InquireRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []*logpb.TxnID         `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InquireRequest) Reset() {
+	*x = InquireRequest{}
+	mi := &file_peerpb_peer_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InquireRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InquireRequest) ProtoMessage() {}
+
+func (x *InquireRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InquireRequest.ProtoReflect.Descriptor instead.
+func (*InquireRequest) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *InquireRequest) GetIds() []*logpb.TxnID {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+// InquireReply has a verdict on each.
+type InquireReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Verdicts      []*Verdict             `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InquireReply) Reset() {
+	*x = InquireReply{}
+	mi := &file_peerpb_peer_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InquireReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InquireReply) ProtoMessage() {}
+
+func (x *InquireReply) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InquireReply.ProtoReflect.Descriptor instead.
+func (*InquireReply) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *InquireReply) GetVerdicts() []*Verdict {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
+type Verdict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It goes on, or its participants are being told.
+	Running bool `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
+	// It was executed; if neither, it never will be, or all participants have done so.
+	Committed     bool   `protobuf:"varint,2,opt,name=committed,proto3" json:"committed,omitempty"`
+	Otherwise     bool   `protobuf:"varint,3,opt,name=otherwise,proto3" json:"otherwise,omitempty"`
+	Revision      uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verdict) Reset() {
+	*x = Verdict{}
+	mi := &file_peerpb_peer_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verdict) ProtoMessage() {}
+
+func (x *Verdict) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
+func (*Verdict) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Verdict) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *Verdict) GetCommitted() bool {
+	if x != nil {
+		return x.Committed
+	}
+	return false
+}
+
+func (x *Verdict) GetOtherwise() bool {
+	if x != nil {
+		return x.Otherwise
+	}
+	return false
+}
+
+func (x *Verdict) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// AnswerRequest asks what operations of a transaction that was executed have done and
+// seen on a shard.
+type AnswerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // of the transaction
+	Ops           []*kvdpb.TxnOp         `protobuf:"bytes,2,rep,name=ops,proto3" json:"ops,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerRequest) Reset() {
+	*x = AnswerRequest{}
+	mi := &file_peerpb_peer_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerRequest) ProtoMessage() {}
+
+func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
+func (*AnswerRequest) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AnswerRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *AnswerRequest) GetOps() []*kvdpb.TxnOp {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
+type AnswerReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*kvdpb.TxnResult     `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerReply) Reset() {
+	*x = AnswerReply{}
+	mi := &file_peerpb_peer_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerReply) ProtoMessage() {}
+
+func (x *AnswerReply) ProtoReflect() protoreflect.Message {
+	mi := &file_peerpb_peer_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerReply.ProtoReflect.Descriptor instead.
+func (*AnswerReply) Descriptor() ([]byte, []int) {
+	return file_peerpb_peer_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AnswerReply) GetResults() []*kvdpb.TxnResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
 var File_peerpb_peer_proto protoreflect.FileDescriptor
 
 const file_peerpb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x11peerpb/peer.proto\x12\vkvd.peer.v1\"\x9a\x01\n" +
+	"\x11peerpb/peer.proto\x12\vkvd.peer.v1\x1a\x0fkvdpb/kvd.proto\x1a\x0flogpb/log.proto\"\x9a\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
@@ -1504,7 +2184,48 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\bconsumed\x18\x01 \x01(\x03R\bconsumed\"@\n" +
 	"\x10SnapshotResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x18\n" +
-	"\asuccess\x18\x02 \x01(\bR\asuccess*\xa2\x01\n" +
+	"\asuccess\x18\x02 \x01(\bR\asuccess\"\xa1\x02\n" +
+	"\fShardRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12/\n" +
+	"\aprepare\x18\x03 \x01(\v2\x13.kvd.log.v1.PrepareH\x00R\aprepare\x127\n" +
+	"\aresolve\x18\x04 \x01(\v2\x1b.kvd.peer.v1.ResolveRequestH\x00R\aresolve\x127\n" +
+	"\ainquire\x18\x05 \x01(\v2\x1b.kvd.peer.v1.InquireRequestH\x00R\ainquire\x124\n" +
+	"\x06answer\x18\x06 \x01(\v2\x1a.kvd.peer.v1.AnswerRequestH\x00R\x06answerB\x06\n" +
+	"\x04what\"\xc0\x02\n" +
+	"\n" +
+	"ShardReply\x12\x1d\n" +
+	"\n" +
+	"not_leader\x18\x01 \x01(\bR\tnotLeader\x12\x16\n" +
+	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x125\n" +
+	"\aprepare\x18\x04 \x01(\v2\x19.kvd.peer.v1.PrepareReplyH\x00R\aprepare\x125\n" +
+	"\aresolve\x18\x05 \x01(\v2\x19.kvd.peer.v1.ResolveReplyH\x00R\aresolve\x125\n" +
+	"\ainquire\x18\x06 \x01(\v2\x19.kvd.peer.v1.InquireReplyH\x00R\ainquire\x122\n" +
+	"\x06answer\x18\a \x01(\v2\x18.kvd.peer.v1.AnswerReplyH\x00R\x06answerB\x06\n" +
+	"\x04what\"j\n" +
+	"\fPrepareReply\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\rR\x04code\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06counts\x18\x03 \x03(\x04R\x06counts\x12\x12\n" +
+	"\x04died\x18\x04 \x01(\bR\x04died\"A\n" +
+	"\x0eResolveRequest\x12/\n" +
+	"\bresolves\x18\x01 \x03(\v2\x13.kvd.log.v1.ResolveR\bresolves\"\x0e\n" +
+	"\fResolveReply\"5\n" +
+	"\x0eInquireRequest\x12#\n" +
+	"\x03ids\x18\x01 \x03(\v2\x11.kvd.log.v1.TxnIDR\x03ids\"@\n" +
+	"\fInquireReply\x120\n" +
+	"\bverdicts\x18\x01 \x03(\v2\x14.kvd.peer.v1.VerdictR\bverdicts\"{\n" +
+	"\aVerdict\x12\x18\n" +
+	"\arunning\x18\x01 \x01(\bR\arunning\x12\x1c\n" +
+	"\tcommitted\x18\x02 \x01(\bR\tcommitted\x12\x1c\n" +
+	"\totherwise\x18\x03 \x01(\bR\totherwise\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"L\n" +
+	"\rAnswerRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1f\n" +
+	"\x03ops\x18\x02 \x03(\v2\r.kvd.v1.TxnOpR\x03ops\":\n" +
+	"\vAnswerReply\x12+\n" +
+	"\aresults\x18\x01 \x03(\v2\x11.kvd.v1.TxnResultR\aresults*\xa2\x01\n" +
 	"\aRefusal\x12\x10\n" +
 	"\fREFUSAL_NONE\x10\x00\x12\x13\n" +
 	"\x0fREFUSAL_VERSION\x10\x01\x12\x1b\n" +
@@ -1527,7 +2248,7 @@ func file_peerpb_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_peerpb_peer_proto_goTypes = []any{
 	(Refusal)(0),               // 0: kvd.peer.v1.Refusal
 	(*Hello)(nil),              // 1: kvd.peer.v1.Hello
@@ -1549,17 +2270,45 @@ var file_peerpb_peer_proto_goTypes = []any{
 	(*SnapshotBegin)(nil),      // 17: kvd.peer.v1.SnapshotBegin
 	(*SnapshotProgress)(nil),   // 18: kvd.peer.v1.SnapshotProgress
 	(*SnapshotResponse)(nil),   // 19: kvd.peer.v1.SnapshotResponse
+	(*ShardRequest)(nil),       // 20: kvd.peer.v1.ShardRequest
+	(*ShardReply)(nil),         // 21: kvd.peer.v1.ShardReply
+	(*PrepareReply)(nil),       // 22: kvd.peer.v1.PrepareReply
+	(*ResolveRequest)(nil),     // 23: kvd.peer.v1.ResolveRequest
+	(*ResolveReply)(nil),       // 24: kvd.peer.v1.ResolveReply
+	(*InquireRequest)(nil),     // 25: kvd.peer.v1.InquireRequest
+	(*InquireReply)(nil),       // 26: kvd.peer.v1.InquireReply
+	(*Verdict)(nil),            // 27: kvd.peer.v1.Verdict
+	(*AnswerRequest)(nil),      // 28: kvd.peer.v1.AnswerRequest
+	(*AnswerReply)(nil),        // 29: kvd.peer.v1.AnswerReply
+	(*logpb.Prepare)(nil),      // 30: kvd.log.v1.Prepare
+	(*logpb.Resolve)(nil),      // 31: kvd.log.v1.Resolve
+	(*logpb.TxnID)(nil),        // 32: kvd.log.v1.TxnID
+	(*kvdpb.TxnOp)(nil),        // 33: kvd.v1.TxnOp
+	(*kvdpb.TxnResult)(nil),    // 34: kvd.v1.TxnResult
 }
 var file_peerpb_peer_proto_depIdxs = []int32{
 	0,  // 0: kvd.peer.v1.HelloReply.refusal:type_name -> kvd.peer.v1.Refusal
 	5,  // 1: kvd.peer.v1.AppendRequest.records:type_name -> kvd.peer.v1.LogRecord
 	12, // 2: kvd.peer.v1.Heartbeats.beats:type_name -> kvd.peer.v1.Heartbeat
 	14, // 3: kvd.peer.v1.HeartbeatsReply.results:type_name -> kvd.peer.v1.HeartbeatResult
-	4,  // [4:4] is the sub-list for method output_type
-	4,  // [4:4] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	30, // 4: kvd.peer.v1.ShardRequest.prepare:type_name -> kvd.log.v1.Prepare
+	23, // 5: kvd.peer.v1.ShardRequest.resolve:type_name -> kvd.peer.v1.ResolveRequest
+	25, // 6: kvd.peer.v1.ShardRequest.inquire:type_name -> kvd.peer.v1.InquireRequest
+	28, // 7: kvd.peer.v1.ShardRequest.answer:type_name -> kvd.peer.v1.AnswerRequest
+	22, // 8: kvd.peer.v1.ShardReply.prepare:type_name -> kvd.peer.v1.PrepareReply
+	24, // 9: kvd.peer.v1.ShardReply.resolve:type_name -> kvd.peer.v1.ResolveReply
+	26, // 10: kvd.peer.v1.ShardReply.inquire:type_name -> kvd.peer.v1.InquireReply
+	29, // 11: kvd.peer.v1.ShardReply.answer:type_name -> kvd.peer.v1.AnswerReply
+	31, // 12: kvd.peer.v1.ResolveRequest.resolves:type_name -> kvd.log.v1.Resolve
+	32, // 13: kvd.peer.v1.InquireRequest.ids:type_name -> kvd.log.v1.TxnID
+	27, // 14: kvd.peer.v1.InquireReply.verdicts:type_name -> kvd.peer.v1.Verdict
+	33, // 15: kvd.peer.v1.AnswerRequest.ops:type_name -> kvd.v1.TxnOp
+	34, // 16: kvd.peer.v1.AnswerReply.results:type_name -> kvd.v1.TxnResult
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_peerpb_peer_proto_init() }
@@ -1567,13 +2316,25 @@ func file_peerpb_peer_proto_init() {
 	if File_peerpb_peer_proto != nil {
 		return
 	}
+	file_peerpb_peer_proto_msgTypes[19].OneofWrappers = []any{
+		(*ShardRequest_Prepare)(nil),
+		(*ShardRequest_Resolve)(nil),
+		(*ShardRequest_Inquire)(nil),
+		(*ShardRequest_Answer)(nil),
+	}
+	file_peerpb_peer_proto_msgTypes[20].OneofWrappers = []any{
+		(*ShardReply_Prepare)(nil),
+		(*ShardReply_Resolve)(nil),
+		(*ShardReply_Inquire)(nil),
+		(*ShardReply_Answer)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peerpb_peer_proto_rawDesc), len(file_peerpb_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

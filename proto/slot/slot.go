@@ -41,3 +41,20 @@ func OfPrefix(prefix []byte) (s uint16, ok bool) {
 	}
 	return uint16(xxhash.Sum64(tag) % Count), true
 }
+
+// OfRange returns the one slot of all keys from start on and before end, if what they
+// all begin with holds a whole tag; else ok is false. An empty end is the end of the
+// key space.
+func OfRange(start, end []byte) (s uint16, ok bool) {
+	if len(end) == 0 {
+		return 0, false
+	}
+	n := 0
+	for n < min(len(start), len(end)) && start[n] == end[n] {
+		n++
+	}
+	if n < len(start) && n == len(end)-1 && start[n]+1 == end[n] { // it is the end of a prefix
+		n++
+	}
+	return OfPrefix(start[:n])
+}

@@ -1,0 +1,315 @@
+package shard
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/fsm"
+	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/peerpb"
+	"github.com/kvd-io/kvd/shard/latch"
+)
+
+const (
+	// A transaction that was in an older one's way begins again after a pause.
+	txnPauseMin = time.Millisecond
+	txnPauseMax = 50 * time.Millisecond
+)
+
+// Txn is a transaction of several shards.
+type Txn struct {
+	// Group has its attempt: ids of its client, and no commands.
+	Group *logpb.Group
+	Seq   uint64
+	Slot  uint16 // that remembers its outcome, of the shard that decides
+	// Parts are what it does on each shard, that one included.
+	Parts map[uint32]*logpb.Txn
+}
+
+// errAgain says that nothing was done, and that it should be tried again.
+var errAgain = errors.New("transaction is to be tried again")
+
+// coordinator runs the transactions that its shard decides, while it is led here.
+//
+// Each attempt has an id of its own, and lives in memory: prepared everywhere else, it
+// is decided by one entry here, which also does what there is to do here. Whoever meets
+// something prepared, or wonders, asks for it; see inquire.
+type coordinator struct {
+	r        *Replica
+	caller   *caller
+	resolver *resolver
+
+	mu   sync.Mutex // guards what follows
+	term uint64     // of the attempts
+	seq  uint64     // of the last
+	live map[uint64]*list.Element
+	list list.List // of their seqs, rising
+}
+
+func newCoordinator(r *Replica, c *caller) *coordinator {
+	k := &coordinator{r: r, caller: c, live: make(map[uint64]*list.Element)}
+	k.resolver = newResolver(r, c, k.floor)
+	return k
+}
+
+// begin makes an attempt; floor is the lowest that may be live.
+func (k *coordinator) begin(term uint64, at uint16) (id fsm.TxnID, floor uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.term != term {
+		k.term, k.live = term, make(map[uint64]*list.Element)
+		k.list.Init()
+	}
+	k.seq++
+	k.live[k.seq] = k.list.PushBack(k.seq)
+	return fsm.TxnID{Slot: uint32(at), Shard: k.r.id, Term: term, Seq: k.seq}, k.lowest()
+}
+
+// end ends an attempt: it is decided, or never will be.
+func (k *coordinator) end(id fsm.TxnID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if e, ok := k.live[id.Seq]; ok && id.Term == k.term {
+		k.list.Remove(e)
+		delete(k.live, id.Seq)
+	}
+}
+
+// lowest returns the lowest seq that may be live. The caller holds mu.
+func (k *coordinator) lowest() uint64 {
+	if e := k.list.Front(); e != nil {
+		return e.Value.(uint64)
+	}
+	return k.seq + 1
+}
+
+// floor returns the lowest seq of a term that may be live; 0: not known.
+func (k *coordinator) floor(term uint64) uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if term != k.term {
+		return 0
+	}
+	return k.lowest()
+}
+
+func (k *coordinator) lives(id fsm.TxnID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, ok := k.live[id.Seq]
+	return ok && id.Term == k.term
+}
+
+// inquire tells what has become of attempts that this shard decides.
+//
+// An attempt can be decided only in its own term, and by who began it. So when it lives
+// no more, or in a later term, once an entry of that has been applied, it was decided
+// already, or never will be. If it was, there is a decision until all participants have
+// done what it says: who still has something prepared, and is told that there is none,
+// knows that it was never executed.
+func (k *coordinator) inquire(ctx context.Context, ids []*logpb.TxnID) ([]*peerpb.Verdict, error) {
+	g, err := k.r.awaitReign(ctx)
+	if err != nil {
+		return nil, err
+	}
+	verdicts := make([]*peerpb.Verdict, len(ids))
+	for i, pb := range ids {
+		id, v := fsm.TxnIDOf(pb), &peerpb.Verdict{}
+		verdicts[i] = v
+		if id.Term > g.term {
+			return nil, k.r.notLeader() // there is a newer leader, or was
+		}
+		live := id.Term == g.term && k.lives(id) // before the look for a decision
+		d, ok := k.r.fsm.Intents().Decision(id)
+		switch {
+		case ok:
+			v.Committed, v.Otherwise, v.Revision = true, d.Otherwise, d.Revision
+		case live:
+			v.Running = true
+		}
+	}
+	return verdicts, nil
+}
+
+// execute runs a transaction, again until it is decided or ctx ends.
+func (k *coordinator) execute(ctx context.Context, t *Txn) (*fsm.Outcome, error) {
+	age := fsm.Age{Revision: t.Group.FirstRev, ClientID: t.Group.ClientId, Seq: t.Seq}
+	if age.ClientID == 0 {
+		age.Revision, age.Seq = k.r.cfg.clock.Now(), rand.Uint64()
+	}
+	ctx, cancel := early(ctx)
+	defer cancel()
+	pause := txnPauseMin
+	for {
+		out, err := k.attempt(ctx, t, age)
+		if !errors.Is(err, errAgain) {
+			return out, err
+		}
+		select {
+		case <-time.After(rand.N(pause) + pause/2):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("transaction of shard %d: %w: %w", k.r.id, context.Cause(ctx), err)
+		}
+		pause = min(2*pause, txnPauseMax)
+	}
+}
+
+// prepared is how far the parts of an attempt are.
+type prepared struct {
+	mu     sync.Mutex // guards what follows
+	above  uint64     // the highest revision of a part
+	failed bool       // a compare does not hold
+	counts []uint64   // in the other parts, of each compare that wants to know
+	code   fsm.Code   // of the first part that could not be prepared
+	err    error      // likewise
+}
+
+// attempt runs a transaction once.
+func (k *coordinator) attempt(ctx context.Context, t *Txn, age fsm.Age) (*fsm.Outcome, error) {
+	g, err := k.r.awaitReign(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id, floor := k.begin(g.term, t.Slot)
+	defer k.end(id)
+	defer g.latches.Release(id)
+	p := k.prepareAll(ctx, g, t, &logpb.Prepare{Id: id.PB(), Floor: floor, Age: age.PB()})
+	out, err := k.decide(ctx, t, id, p)
+	var others []uint32
+	for shard := range t.Parts {
+		if shard != k.r.id {
+			others = append(others, shard)
+		}
+	}
+	switch {
+	case errors.Is(err, ErrOutcomeUnknown):
+		// Leadership has ended. What has been decided the next leader knows.
+		return nil, err
+	case err == nil && !out.Repeat && (out.Code == fsm.OK || out.Code == fsm.OKOtherwise):
+		k.resolver.decided(&logpb.Decision{Id: id.PB(), Otherwise: out.Code == fsm.OKOtherwise, Revision: out.Revision, Participants: others})
+		return out, nil
+	}
+	k.resolver.aborted(id, others)
+	return out, err
+}
+
+// prepareAll has all other parts prepared, and takes the turn here.
+func (k *coordinator) prepareAll(ctx context.Context, g *reign, t *Txn, p *logpb.Prepare) *prepared {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	res := &prepared{}
+	fail := func(code fsm.Code, err error) {
+		res.mu.Lock()
+		defer res.mu.Unlock()
+		if res.err == nil {
+			res.code, res.err = code, err
+			cancel() // all of it is in vain
+		}
+	}
+	var all sync.WaitGroup
+	for shard, part := range t.Parts {
+		if shard == k.r.id {
+			continue
+		}
+		all.Go(func() {
+			req := &peerpb.ShardRequest{What: &peerpb.ShardRequest_Prepare{
+				Prepare: &logpb.Prepare{Id: p.Id, Floor: p.Floor, Age: p.Age, Txn: part},
+			}}
+			reply, err := k.caller.call(ctx, shard, req)
+			switch r := reply.GetPrepare(); {
+			case err != nil:
+				fail(0, err)
+			case r == nil:
+				fail(0, errNoAnswer)
+			case r.Died:
+				fail(0, fmt.Errorf("%w: %w", errAgain, latch.ErrDied))
+			default:
+				switch code := fsm.Code(r.Code); code {
+				case fsm.OK, fsm.OKOtherwise:
+					res.add(r)
+				case fsm.Blocked, fsm.Finished, fsm.Busy:
+					fail(0, fmt.Errorf("%w: shard %d: %s", errAgain, shard, code))
+				default:
+					fail(code, fmt.Errorf("shard %d: %s", shard, code))
+				}
+			}
+		})
+	}
+	err := g.latches.Acquire(ctx, fsm.TxnIDOf(p.Id), fsm.AgeOf(p.Age), fsm.LocksOf(t.Parts[k.r.id]))
+	switch {
+	case errors.Is(err, latch.ErrDied), errors.Is(err, latch.ErrFull):
+		fail(0, fmt.Errorf("%w: %w", errAgain, err))
+	case errors.Is(err, latch.ErrClosed):
+		fail(0, k.r.notLeader())
+	case err != nil:
+		fail(0, err)
+	}
+	all.Wait()
+	return res
+}
+
+// add takes in that a part is prepared.
+func (p *prepared) add(r *peerpb.PrepareReply) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.above = max(p.above, r.Revision)
+	p.failed = p.failed || fsm.Code(r.Code) == fsm.OKOtherwise
+	if p.counts == nil {
+		p.counts = make([]uint64, len(r.Counts))
+	}
+	for i, n := range r.Counts {
+		if i < len(p.counts) {
+			p.counts[i] += n
+		}
+	}
+}
+
+// decide decides an attempt whose other parts are prepared.
+func (k *coordinator) decide(ctx context.Context, t *Txn, id fsm.TxnID, p *prepared) (*fsm.Outcome, error) {
+	switch {
+	case p.code != 0:
+		return &fsm.Outcome{Code: p.code}, nil
+	case p.err != nil:
+		return nil, p.err
+	}
+	d := &logpb.Decide{Id: id.PB(), Failed: p.failed}
+	for shard := range t.Parts {
+		if shard != k.r.id {
+			d.Participants = append(d.Participants, shard)
+		}
+	}
+	own := t.Parts[k.r.id]
+	op := &logpb.Txn{
+		Compares: slices.Clone(own.Compares), Then: own.Then, Otherwise: own.Otherwise,
+		Slot: own.Slot, Reads: own.Reads, Decide: d,
+	}
+	next := 0
+	for i, c := range op.Compares {
+		if u := c.GetUnchanged(); u != nil && u.Partial && u.Count != nil {
+			if next < len(p.counts) {
+				op.Compares[i] = partial(c, p.counts[next])
+			}
+			next++
+		}
+	}
+	k.r.cfg.clock.Issued(p.above)
+	outcomes, err := k.r.proposer.proposeFirm(ctx, &logpb.Group{
+		ClientId: t.Group.ClientId, Acked: t.Group.Acked, FirstRev: t.Group.FirstRev,
+		Commands: []*logpb.Command{{Seq: t.Seq, Op: &logpb.Command_Txn{Txn: op}}},
+	}, p.above)
+	if err != nil {
+		return nil, err
+	}
+	switch out := &outcomes[0]; out.Code {
+	case fsm.Blocked, fsm.Finished:
+		return nil, fmt.Errorf("%w: %s", errAgain, out.Code)
+	default:
+		return out, nil
+	}
+}

@@ -1,0 +1,131 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kvd-io/kvd/fsm"
+	"github.com/kvd-io/kvd/fsm/locks"
+	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/peerpb"
+	"github.com/kvd-io/kvd/shard/latch"
+)
+
+// prepare has the shard prepare its part of a transaction, when it is its turn. The
+// same part may be prepared again, for the same answer.
+func (r *Replica) prepare(ctx context.Context, p *logpb.Prepare) (*peerpb.PrepareReply, error) {
+	g, err := r.awaitReign(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id := fsm.TxnIDOf(p.Id)
+	err = g.latches.Acquire(ctx, id, fsm.AgeOf(p.Age), fsm.LocksOf(p.Txn))
+	switch {
+	case errors.Is(err, latch.ErrDied):
+		return &peerpb.PrepareReply{Died: true}, nil
+	case errors.Is(err, latch.ErrClosed):
+		return nil, r.notLeader()
+	case errors.Is(err, latch.ErrFull):
+		return &peerpb.PrepareReply{Code: uint32(fsm.Busy)}, nil
+	case err != nil:
+		return nil, err
+	}
+	outcomes, err := r.proposer.proposeFirm(ctx, &logpb.Group{Commands: []*logpb.Command{{Op: &logpb.Command_Prepare{Prepare: p}}}}, 0)
+	if err != nil {
+		g.latches.Release(id) // if it is known what became of it, nothing did
+		return nil, err
+	}
+	o := &outcomes[0]
+	if o.Code != fsm.OK && o.Code != fsm.OKOtherwise {
+		g.latches.Release(id)
+	}
+	return &peerpb.PrepareReply{Code: uint32(o.Code), Revision: o.Revision, Counts: o.Counts}, nil
+}
+
+// resolve ends what was prepared, as was decided.
+func (r *Replica) resolve(ctx context.Context, all []*logpb.Resolve) error {
+	g, err := r.awaitReign(ctx)
+	if err != nil {
+		return err
+	}
+	group := &logpb.Group{Commands: make([]*logpb.Command, len(all))}
+	above := uint64(0)
+	for i, op := range all {
+		group.Commands[i] = &logpb.Command{Op: &logpb.Command_Resolve{Resolve: op}}
+		above = max(above, op.Revision)
+	}
+	r.cfg.clock.Issued(above)
+	outcomes, err := r.proposer.propose(ctx, group, above)
+	if err != nil {
+		return err
+	}
+	for i := range outcomes {
+		id := fsm.TxnIDOf(all[i].Id)
+		if code := outcomes[i].Code; code != fsm.OK {
+			return fmt.Errorf("resolve transaction %s on shard %d: %s", id, r.id, code)
+		}
+		g.latches.Release(id)
+	}
+	return nil
+}
+
+// AwaitIntents returns when no transaction is in the way of locks any more, of those
+// that were prepared at the call, at or below a revision (0: whenever). What has been
+// decided about them can then be read. Errors: ErrLocked shortly before ctx ends, so
+// that there is time to say so; the context's cause.
+func (r *Replica) AwaitIntents(ctx context.Context, all []locks.Lock, upTo uint64) error {
+	if !r.InWay(upTo, all...) {
+		return nil
+	}
+	waiting, cancel := early(ctx)
+	defer cancel()
+	err := r.fsm.Intents().Await(waiting, all, upTo)
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", ErrLocked, err)
+	}
+	return err
+}
+
+// early returns a context that ends a little before another one.
+func early(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadlineCause(ctx, deadline.Add(-min(time.Until(deadline)/8, maxEarly)), ErrLocked)
+}
+
+// maxEarly bounds how much earlier that is.
+const maxEarly = 250 * time.Millisecond
+
+// InWay tells whether a transaction that was prepared at or below a revision (0:
+// whenever) is in the way of locks.
+func (r *Replica) InWay(upTo uint64, all ...locks.Lock) bool {
+	return len(r.fsm.Intents().InWay(all, upTo)) > 0
+}
+
+// Frontier returns a revision up to which all is written that ever will be, and can be
+// read: at most one that was pinned, or has been applied. If it is less, there may be
+// more when the channel is closed.
+func (r *Replica) Frontier(at uint64) (rev uint64, more <-chan struct{}) {
+	return r.fsm.Intents().Frontier(at)
+}
+
+// ProposeUnblocked is Propose for a single command: while a prepared transaction is in
+// its way it is proposed again.
+func (r *Replica) ProposeUnblocked(ctx context.Context, g *logpb.Group) (*fsm.Outcome, error) {
+	for {
+		outcomes, err := r.Propose(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		if outcomes[0].Code != fsm.Blocked {
+			return &outcomes[0], nil
+		}
+		if err := r.AwaitIntents(ctx, fsm.AppendLocks(nil, g.Commands[0]), 0); err != nil {
+			return nil, err
+		}
+	}
+}
