@@ -34,6 +34,7 @@ const maxPooledCall = 16 << 10
 type call struct {
 	kind  opKind
 	stale bool
+	alone bool // it goes in a message of its own
 	slot  uint16
 
 	// What to send, in the messages that it is sent in, so that nothing is
@@ -100,7 +101,7 @@ func (c *Client) free(cl *call) {
 		cl.buf = nil
 	}
 	cl.space, cl.seq, cl.firstRev, cl.finished = nil, 0, 0, false
-	cl.stale, cl.next = false, nil
+	cl.stale, cl.alone, cl.next = false, false, nil
 	cl.answer = answer{}
 	c.calls.Put(cl)
 }

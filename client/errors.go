@@ -73,6 +73,7 @@ var (
 	errStopping   = errors.New("node is stopping")
 	errDiskFailed = errors.New("disk of the node has failed")
 	errServerLate = errors.New("not done by the node in time")
+	errLocked     = errors.New("a transaction is in the way")
 	errSilent     = errors.New("no answer from the node in time")
 	errNotSent    = errors.New("no connection to the node")
 	errNoMap      = errors.New("no endpoint has answered with the cluster map")

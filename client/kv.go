@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/proto/slot"
 )
@@ -219,6 +220,10 @@ func (c *Client) afterCall(r *retry, cl *call, sh *shard, st *seat) error {
 	var o outcome
 	if a := &cl.answer; a.fail != nil {
 		o = nodeOutcome(a.fail)
+		if a.fail.Reason == kvdpb.Reason_REASON_LOCKED && !cl.alone {
+			cl.alone = true // it waits at the node
+			return nil
+		}
 	} else {
 		o = localOutcome(a.local, a.cause, a.sent)
 	}

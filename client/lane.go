@@ -25,7 +25,18 @@ const (
 	laneWrites laneKind = iota
 	laneGets
 	laneStaleGets
+	// Calls that a transaction is in the way of: each in a message of its own, which
+	// waits for that at the node.
+	laneLoneWrites
+	laneLoneGets
 )
+
+// loneWindow is how many messages of such calls may be unanswered.
+const loneWindow = 64
+
+func (k laneKind) lone() bool { return k == laneLoneWrites || k == laneLoneGets }
+
+func (k laneKind) writes() bool { return k == laneWrites || k == laneLoneWrites }
 
 type laneKey struct {
 	shard uint32
@@ -48,6 +59,8 @@ type lane struct {
 // maySend reports whether a message may be sent now.
 func (l *lane) maySend() bool {
 	switch {
+	case l.kind.lone():
+		return l.head != nil && l.inFlight < loneWindow
 	case l.head == nil || l.inFlight >= laneWindow:
 		return false
 	case l.inFlight == 0:
@@ -100,7 +113,7 @@ func (m *message) free() {
 func (l *lane) form(known uint64) *message {
 	m := messagePool.Get().(*message)
 	m.lane = l
-	if l.kind == laneWrites {
+	if l.kind.writes() {
 		l.formWrites(m, known)
 	} else {
 		l.take(m, func(cl *call) bool { return true })
@@ -149,7 +162,11 @@ func (l *lane) formWrites(m *message, known uint64) {
 func (l *lane) take(m *message, fits func(*call) bool) {
 	var prev *call
 	size := 0
-	for cl := l.head; cl != nil && len(m.calls) < maxMessageOps; {
+	most := maxMessageOps
+	if l.kind.lone() {
+		most = 1
+	}
+	for cl := l.head; cl != nil && len(m.calls) < most; {
 		next := cl.next
 		if size > 0 && size+cl.weight > maxMessageSize {
 			return

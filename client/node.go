@@ -196,6 +196,9 @@ func (n *node) seat(sh *shard) *seat {
 		writes: n.lane(sh, laneWrites),
 		gets:   n.lane(sh, laneGets),
 		stale:  n.lane(sh, laneStaleGets),
+
+		loneWrites: n.lane(sh, laneLoneWrites),
+		loneGets:   n.lane(sh, laneLoneGets),
 	}
 }
 

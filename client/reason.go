@@ -61,6 +61,7 @@ var reasons = map[kvdpb.Reason]struct {
 	kvdpb.Reason_REASON_LEASE_NOT_FOUND: {final, ErrLeaseNotFound},
 	kvdpb.Reason_REASON_FENCED:          {final, ErrFenced},
 	kvdpb.Reason_REASON_TOO_MANY_KEYS:   {final, ErrTooManyKeys},
+	kvdpb.Reason_REASON_LOCKED:          {again, errLocked},
 	kvdpb.Reason_REASON_INTERNAL:        {unsureFinal, ErrInternal},
 }
 

@@ -179,7 +179,7 @@ func (r *retry) reroute(sh *shard, st *seat, o outcome) time.Duration {
 		if hint := time.Duration(o.detail.RetryAfterMs) * time.Millisecond; hint > 0 {
 			return jitter(hint) + r.nextPause()
 		}
-	case o.detail.Reason == kvdpb.Reason_REASON_REVISION_AHEAD:
+	case o.detail.Reason == kvdpb.Reason_REASON_REVISION_AHEAD, o.detail.Reason == kvdpb.Reason_REASON_LOCKED:
 	case o.course == expired:
 		c.refresh() // for a newer revision to begin with
 	default:

@@ -24,11 +24,17 @@ type seat struct {
 	writes *lane
 	gets   *lane
 	stale  *lane
+
+	loneWrites, loneGets *lane
 }
 
 // laneOf returns the lane that the call belongs to.
 func (s *seat) laneOf(cl *call) *lane {
 	switch {
+	case cl.alone && cl.isWrite():
+		return s.loneWrites
+	case cl.alone:
+		return s.loneGets
 	case cl.isWrite():
 		return s.writes
 	case cl.stale:

@@ -29,21 +29,14 @@ func (s span) has(key string) bool {
 // span returns the interval that the options select.
 func (o *rangeOptions) span() span {
 	s := span{start: []byte(o.prefix), end: prefixEnd([]byte(o.prefix))}
-	if o.prefix != "" {
-		s.slot, s.oneSlot = slot.OfPrefix([]byte(o.prefix))
-	}
 	if from := []byte(o.from); bytes.Compare(from, s.start) > 0 {
 		s.start = from
 	}
 	if to := []byte(o.to); len(to) > 0 && (len(s.end) == 0 || bytes.Compare(to, s.end) < 0) {
 		s.end = to
 	}
-	if !s.oneSlot && len(s.end) > 0 && !s.empty() { // what its ends begin with, all between them do
-		n := 0
-		for n < min(len(s.start), len(s.end)) && s.start[n] == s.end[n] {
-			n++
-		}
-		s.slot, s.oneSlot = slot.OfPrefix(s.start[:n])
+	if !s.empty() {
+		s.slot, s.oneSlot = slot.OfRange(s.start, s.end)
 	}
 	return s
 }

@@ -128,7 +128,7 @@ func (op Op) result() (KeyValue, error) {
 // read reads a key at the instant; the first read makes it.
 func (tx *Tx) read(key string) (KeyValue, error) {
 	if tx.at == 0 {
-		res, err := tx.client.txn(tx.ctx, Txn{Then: []Op{OpGet(key)}})
+		res, err := tx.client.txn(tx.ctx, Txn{Then: []Op{OpGet(key)}}, false)
 		if err != nil {
 			return KeyValue{}, err
 		}
@@ -323,7 +323,7 @@ func (tx *Tx) commit() (uint64, error) {
 	for _, op := range tx.writes {
 		t.Then = append(t.Then, op)
 	}
-	res, err := tx.client.txn(tx.ctx, t)
+	res, err := tx.client.txn(tx.ctx, t, true)
 	tx.conflict = err == nil && !res.Succeeded
 	return res.Revision, err
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/slot"
@@ -259,29 +260,39 @@ func opRange(o rangeOptions, count bool) Op {
 
 // Txn executes a transaction, exactly once. That a compare does not hold is no error.
 //
-// All of its keys have to be in one shard for now: give them a common {tag}. Errors:
-// those of Put, and ErrTooManyKeys.
+// Keys may be in any shards; if all are in one, which a common {tag} brings about, it
+// takes one round instead of two. Errors: those of Put, and ErrTooManyKeys.
 func (c *Client) Txn(ctx context.Context, t Txn) (TxnResult, error) {
-	res, err := c.txn(ctx, t)
+	res, err := c.txn(ctx, t, false)
 	if err != nil {
 		return TxnResult{}, &Error{Op: "txn", Err: err}
 	}
 	return res, nil
 }
 
-func (c *Client) txn(ctx context.Context, t Txn) (res TxnResult, err error) {
-	req, spans, cl, err := t.request()
+// txn executes a transaction; brief: without results.
+func (c *Client) txn(ctx context.Context, t Txn, brief bool) (res TxnResult, err error) {
+	req, cl, err := t.request()
 	if err != nil {
 		return res, err
 	}
+	req.Brief = brief
 	var resp *kvdpb.TxnResponse
 	find := func(t *table) (*shard, error) {
-		sh, err := t.oneShard(spans)
-		if sh != nil && len(cl.key()) == 0 { // only ranges: some key stands for them
-			cl.del.Key, cl.get.Key = c.keyOn(sh), c.keyOn(sh)
-			cl.slot = slot.Of(cl.key())
+		if len(cl.key()) > 0 {
+			return t.bySlot[cl.slot], nil
 		}
-		return sh, err
+		// There are only ranges: some shard decides, and some key stands for them.
+		if len(t.owning) == 0 {
+			return nil, nil //nolint:nilnil // it is not known
+		}
+		sh := t.owning[0]
+		if s, ok := rangeSlot(req); ok && t.bySlot[s] != nil {
+			sh = t.bySlot[s] // which may have all of it
+		}
+		cl.del.Key, cl.get.Key = c.keyOn(sh), c.keyOn(sh)
+		cl.slot = slot.Of(cl.key())
+		return sh, nil
 	}
 	err = c.attempt(ctx, cl, find, func(ctx context.Context, t target, a *kvdpb.Attempt) (_ *kvdpb.ResponseHeader, err error) {
 		req.Header, req.Attempt = t.header, a
@@ -294,28 +305,54 @@ func (c *Client) txn(ctx context.Context, t Txn) (res TxnResult, err error) {
 	return txnResult(resp), nil
 }
 
+// rangeSlot returns the slot of the first range that has only one.
+func rangeSlot(req *kvdpb.TxnRequest) (uint16, bool) {
+	for _, c := range req.Compares {
+		if s, ok := slot.OfRange(c.Key, c.GetUnchanged().GetEnd()); ok {
+			return s, true
+		}
+	}
+	for _, op := range slices.Concat(req.Then, req.Otherwise) {
+		if d := op.GetDeleteRange(); d != nil {
+			if s, ok := slot.OfRange(d.Start, d.End); ok {
+				return s, true
+			}
+		}
+		if r := op.GetRange(); r != nil {
+			if s, ok := slot.OfRange(r.Start, r.End); ok {
+				return s, true
+			}
+		}
+	}
+	return 0, false
+}
+
 // request makes the request of a transaction, and the call that it is.
-func (t *Txn) request() (*kvdpb.TxnRequest, []span, *call, error) {
+func (t *Txn) request() (*kvdpb.TxnRequest, *call, error) {
 	req := &kvdpb.TxnRequest{}
 	cl := &call{kind: opGet}
-	var spans []span
 	n := len(t.If) + len(t.Then) + len(t.Else)
 	switch {
 	case n == 0:
-		return nil, nil, nil, &explainedError{kind: ErrInvalid, message: "the transaction is empty"}
+		return nil, nil, &explainedError{kind: ErrInvalid, message: "the transaction is empty"}
 	case n > MaxTxnOps:
-		return nil, nil, nil, &explainedError{kind: ErrInvalid, message: fmt.Sprintf("%d compares and operations, the limit is %d", n, MaxTxnOps)}
+		return nil, nil, &explainedError{kind: ErrInvalid, message: fmt.Sprintf("%d compares and operations, the limit is %d", n, MaxTxnOps)}
 	}
-	add := func(sp span, bytes int) {
-		spans = append(spans, sp)
-		cl.weight += len(sp.start) + bytes
+	var written, read, compared []byte // the first key of each
+	first := func(of *[]byte, key []byte) {
+		if *of == nil {
+			*of = key
+		}
 	}
 	for i, cmp := range t.If {
 		if cmp.err != nil {
-			return nil, nil, nil, fmt.Errorf("compare %d: %w", i+1, cmp.err)
+			return nil, nil, fmt.Errorf("compare %d: %w", i+1, cmp.err)
 		}
-		add(cmp.span, len(cmp.pb.GetValue()))
+		cl.weight += len(cmp.span.start) + len(cmp.pb.GetValue())
 		req.Compares = append(req.Compares, cmp.pb)
+		if cmp.pb.GetUnchanged() == nil {
+			first(&compared, cmp.pb.Key)
+		}
 	}
 	for _, branch := range []struct {
 		name string
@@ -324,44 +361,33 @@ func (t *Txn) request() (*kvdpb.TxnRequest, []span, *call, error) {
 	}{{"then", t.Then, &req.Then}, {"else", t.Else, &req.Otherwise}} {
 		for i, op := range branch.ops {
 			if op.err != nil {
-				return nil, nil, nil, fmt.Errorf("operation %d of %s: %w", i+1, branch.name, op.err)
+				return nil, nil, fmt.Errorf("operation %d of %s: %w", i+1, branch.name, op.err)
 			}
-			add(op.span, op.bytes)
+			cl.weight += len(op.span.start) + op.bytes
 			*branch.to = append(*branch.to, op.pb)
 			if op.writes {
 				cl.kind = opDelete
-				if op.key() && cl.del.Key == nil { // the first, as the node has it
-					cl.del.Key, cl.slot = op.span.start, op.span.slot
-				}
+			}
+			switch {
+			case !op.key():
+			case op.writes:
+				first(&written, op.span.start)
+			default:
+				first(&read, op.span.start)
 			}
 		}
 	}
 	if cl.weight > MaxTxnBytes {
-		return nil, nil, nil, tooLarge(ErrMessageTooLarge, cl.weight, MaxTxnBytes)
+		return nil, nil, tooLarge(ErrMessageTooLarge, cl.weight, MaxTxnBytes)
 	}
-	return req, spans, cl, nil
-}
-
-// oneShard returns the shard that has all of the spans; nil: it is not known.
-func (t *table) oneShard(spans []span) (*shard, error) {
-	var one *shard
-	for _, sp := range spans {
-		in := t.owning
-		if sp.oneSlot {
-			in = []*shard{t.bySlot[sp.slot]}
-		}
-		for _, sh := range in {
-			switch {
-			case sh == nil:
-				return nil, nil //nolint:nilnil // not known
-			case one == nil:
-				one = sh
-			case one != sh:
-				return nil, &explainedError{kind: ErrInvalid, message: fmt.Sprintf("%q is in shard %d and others are in shard %d: give all keys of a transaction a common {tag}", abbreviate(string(sp.start)), sh.id, one.id)}
-			}
+	// As the nodes have it: the shard of this key decides.
+	for _, key := range [][]byte{written, read, compared} {
+		if key != nil {
+			cl.del.Key, cl.get.Key, cl.slot = key, key, slot.Of(key)
+			break
 		}
 	}
-	return one, nil
+	return req, cl, nil
 }
 
 func txnResult(resp *kvdpb.TxnResponse) TxnResult {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/kvd-io/kvd/fsm/locks"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/shard"
@@ -58,11 +59,28 @@ func (s *service) confirm(ctx context.Context, req *kvdpb.ConfirmRequest) (r *sh
 			return r, false, s.wrongShard(r)
 		}
 	}
+	// What was decided before the reader asked is known here by its intent, if it has
+	// not been executed yet.
+	if err := r.AwaitIntents(ctx, locksOf(req), 0); err != nil {
+		return r, false, err
+	}
 	changed, err = r.Store().Changed(ctx, req.Revision, wasRead(req))
 	if errors.Is(err, store.ErrCompacted) {
 		return r, true, nil // nobody knows
 	}
 	return r, changed, err
+}
+
+// locksOf returns what was read.
+func locksOf(req *kvdpb.ConfirmRequest) []locks.Lock {
+	if len(req.Keys) == 0 {
+		return []locks.Lock{locks.Range(req.Start, req.End, false)}
+	}
+	all := make([]locks.Lock, len(req.Keys))
+	for i, key := range req.Keys {
+		all[i] = locks.Key(key, false)
+	}
+	return all
 }
 
 func checkConfirm(req *kvdpb.ConfirmRequest) error {

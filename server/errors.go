@@ -48,6 +48,7 @@ var errorTable = []errorRow{
 	{kvdpb.Reason_REASON_REVISION_AHEAD, codes.OutOfRange, nil},
 	{kvdpb.Reason_REASON_STOPPING, codes.Unavailable, []error{shard.ErrStopping, store.ErrClosed}},
 	{kvdpb.Reason_REASON_DISK_FAILED, codes.Unavailable, []error{store.ErrFailed, shard.ErrFailed, shard.ErrForeignDir}},
+	{kvdpb.Reason_REASON_LOCKED, codes.Aborted, []error{shard.ErrLocked}},
 	{kvdpb.Reason_REASON_DEADLINE, codes.DeadlineExceeded, []error{context.DeadlineExceeded, context.Canceled}},
 	{kvdpb.Reason_REASON_LEASE_NOT_FOUND, codes.NotFound, nil},
 	{kvdpb.Reason_REASON_FENCED, codes.FailedPrecondition, nil},
@@ -84,6 +85,12 @@ func overloaded(format string, args ...any) *apiError {
 	e := refuse(kvdpb.Reason_REASON_OVERLOADED, format, args...)
 	e.pb.RetryAfterMs = uint32(overloadRetry / time.Millisecond)
 	return e
+}
+
+// locked is the answer to an operation, among others in one message, that a prepared
+// transaction is in the way of.
+func locked() *apiError {
+	return refuse(kvdpb.Reason_REASON_LOCKED, "a transaction is in the way: ask for this alone, to wait for its end")
 }
 
 // apiErrorOf turns an error into what the client is told of it.

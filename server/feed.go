@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvd-io/kvd/fsm/locks"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/shard"
@@ -34,13 +35,16 @@ type feed struct {
 	granted   wish              // for run
 
 	// What follows belongs to run.
-	cursor   uint64
-	joined   *watchIndex
-	behind   *watchIndex
-	pinned   uint64 // nothing is written at or below it that has not been applied
-	due      uint64 // id of the latest wish that was granted,
-	advanced uint64 // and of the latest that the client knows of
-	ids      []uint64
+	cursor uint64
+	// unsettled is closed when more may be told than the last time: a transaction was
+	// in the way. nil: none was.
+	unsettled <-chan struct{}
+	joined    *watchIndex
+	behind    *watchIndex
+	pinned    uint64 // nothing is written at or below it that has not been applied
+	due       uint64 // id of the latest wish that was granted,
+	advanced  uint64 // and of the latest that the client knows of
+	ids       []uint64
 }
 
 // wish is up to which revision a client wants watches to be complete.
@@ -179,7 +183,10 @@ func (f *feed) grant(ctx context.Context, fresh []*watch, wished wish) error {
 		}
 		want.at = max(want.at, at)
 	}
-	present := f.r.Store().Revision()
+	present, err := f.stream.settled(ctx, f.r, []locks.Lock{locks.Range(nil, nil, false)})
+	if err != nil {
+		return err
+	}
 	for _, w := range fresh {
 		if w.fromNow {
 			w.after = present
@@ -232,6 +239,7 @@ func (f *feed) wait(ctx context.Context, applied uint64, lost <-chan struct{}) {
 	}
 	select {
 	case <-more:
+	case <-f.unsettled:
 	case <-f.wake:
 	case <-lost:
 	case <-ctx.Done():
@@ -272,10 +280,14 @@ func (f *feed) takeOver() {
 // that they are complete up to it if they want to know.
 func (f *feed) tell(ctx context.Context) (more bool, err error) {
 	st := f.r.Store()
-	page := store.Changes{UpTo: max(f.cursor, st.Revision())}
-	if len(f.joined.all) > 0 {
+	// Before the changes are read: what ends meanwhile may have been executed below.
+	limit, unsettled := f.r.Frontier(max(st.Revision(), f.pinned))
+	f.unsettled = unsettled
+	limit = max(limit, f.cursor)
+	page := store.Changes{UpTo: limit}
+	if len(f.joined.all) > 0 && limit > f.cursor {
 		page, err = st.Changes(ctx, store.ChangesOptions{
-			After: f.cursor, Want: f.joined.wants, Limit: feedEvents, MaxBytes: feedBytes,
+			After: f.cursor, UpTo: limit, Want: f.joined.wants, Limit: feedEvents, MaxBytes: feedBytes,
 		})
 	}
 	var compacted *store.CompactedError
@@ -291,8 +303,9 @@ func (f *feed) tell(ctx context.Context) (more bool, err error) {
 	}
 	f.cursor = page.UpTo
 	if !page.More {
-		f.cursor = max(f.cursor, f.pinned)
-		resp.Advanced = f.due
+		if f.cursor = limit; limit >= f.pinned {
+			resp.Advanced = f.due
+		}
 	}
 	if len(resp.Events) == 0 && resp.Advanced <= f.advanced {
 		return page.More, nil

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	"github.com/kvd-io/kvd/fsm/locks"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/shard"
@@ -30,7 +31,9 @@ func (s *kvService) History(ctx context.Context, req *kvdpb.HistoryRequest) (*kv
 func (s *service) history(ctx context.Context, r *shard.Replica, req *kvdpb.HistoryRequest) (*kvdpb.HistoryResponse, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if _, err := s.prepare(ctx, r, wanted{present: req.Revision == 0, at: req.Revision}); err != nil {
+	if _, err := s.prepare(ctx, r, wanted{
+		present: req.Revision == 0, at: req.Revision, locks: []locks.Lock{locks.Key(req.Key, false)},
+	}); err != nil {
 		return nil, err
 	}
 	if !r.Store().Owns(slot.Of(req.Key)) {

@@ -150,11 +150,7 @@ func (s *kvService) deleteRange(ctx context.Context, req *kvdpb.DeleteRangeReque
 
 // proposeOne proposes a single command.
 func (s *kvService) proposeOne(ctx context.Context, r *shard.Replica, a attempt, cmd *logpb.Command) (*fsm.Outcome, error) {
-	outcomes, err := r.Propose(ctx, &logpb.Group{
-		ClientId: a.clientID, Acked: a.acked, FirstRev: a.firstRev, Commands: []*logpb.Command{cmd},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &outcomes[0], nil
+	g := a.group()
+	g.Commands = []*logpb.Command{cmd}
+	return r.ProposeUnblocked(ctx, g)
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/proto/peerpb"
 	"github.com/kvd-io/kvd/shard"
 )
 
@@ -44,6 +45,8 @@ type Node struct {
 	shards *shard.Node // nil until opened
 	opened atomic.Bool
 	svc    *service
+
+	serving atomic.Pointer[service] // svc, for other nodes
 
 	grpc   *grpc.Server
 	health *health.Server
@@ -103,7 +106,7 @@ func (n *Node) openShards(ctx context.Context) error {
 		Version: cfg.Version, InitialCluster: cfg.InitialCluster,
 		Shards: or(cfg.Shards, DefaultShards), Replicas: cfg.Replicas, Timing: cfg.Timing, Retention: cfg.Retention,
 		MemtableBytes: cfg.MemtableBytes, UncheckpointedBytes: cfg.UncheckpointedBytes,
-		Logger: cfg.Logger, Registry: cfg.Registry,
+		Logger: cfg.Logger, Registry: cfg.Registry, Answer: n.answerPart,
 	})
 	if err != nil {
 		return fmt.Errorf("open node %s: %w", cfg.Name, err)
@@ -117,9 +120,19 @@ func (n *Node) openShards(ctx context.Context) error {
 	return nil
 }
 
+// answerPart answers other nodes.
+func (n *Node) answerPart(ctx context.Context, r *shard.Replica, req *peerpb.AnswerRequest) (*peerpb.AnswerReply, error) {
+	svc := n.serving.Load()
+	if svc == nil {
+		return nil, &shard.NotLeaderError{Shard: r.ID()} // not yet
+	}
+	return svc.answerPart(ctx, r, req)
+}
+
 func (n *Node) openGRPC() {
 	m := newMetrics(n.cfg.Registry)
 	n.svc = newService(n.shards, n.log, m)
+	n.serving.Store(n.svc)
 	n.grpc = newGRPC(m)
 	kvdpb.RegisterKVServer(n.grpc, &kvService{service: n.svc})
 	kvdpb.RegisterClusterServer(n.grpc, &clusterService{service: n.svc, cfg: n.cfg, ready: n.Ready})

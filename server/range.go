@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	"github.com/kvd-io/kvd/fsm/locks"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/store"
@@ -33,18 +34,23 @@ func (s *kvService) rangeOver(req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServ
 	defer func() { s.ranges <- struct{}{} }()
 
 	firstCtx, cancel := bounded(ctx)
-	age, err := s.prepare(firstCtx, r, wanted{stale: req.Stale, present: req.Revision == 0, at: req.Revision})
-	cancel()
+	defer cancel()
+	read := []locks.Lock{locks.Range(req.Start, req.End, false)}
+	age, err := s.prepare(firstCtx, r, wanted{stale: req.Stale, present: req.Revision == 0, at: req.Revision, locks: read})
+	at := req.Revision
+	if err == nil && at == 0 && !req.Stale {
+		at, err = s.settled(firstCtx, r, read)
+	}
 	if err != nil {
 		return r, err
 	}
-	return r, s.sendPages(ctx, r, req, stream, s.staleHeader(r.ID(), age))
+	return r, s.sendPages(ctx, r, req, at, stream, s.staleHeader(r.ID(), age))
 }
 
-func (s *kvService) sendPages(ctx context.Context, r *shard.Replica, req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServer, h *kvdpb.ResponseHeader) error {
+func (s *kvService) sendPages(ctx context.Context, r *shard.Replica, req *kvdpb.RangeRequest, at uint64, stream kvdpb.KV_RangeServer, h *kvdpb.ResponseHeader) error {
 	var (
 		opts = store.RangeOptions{
-			Start: req.Start, End: req.End, At: req.Revision, MaxBytes: rangePageBytes,
+			Start: req.Start, End: req.End, At: at, MaxBytes: rangePageBytes,
 			Reverse: req.Reverse, KeysOnly: req.KeysOnly, CountOnly: req.CountOnly,
 		}
 		sent  uint64

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/kvd-io/kvd/fsm/locks"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/shard"
@@ -15,6 +16,8 @@ type wanted struct {
 	stale   bool   // as it is
 	present bool   // linearizable with respect to the call
 	at      uint64 // and at revisions up to this one
+	// What is read. Transactions that are prepared to write it are waited for.
+	locks []locks.Lock
 }
 
 // prepare makes the replica's store fit to be read. The duration is how old it may
@@ -35,7 +38,16 @@ func (s *service) prepare(ctx context.Context, r *shard.Replica, w wanted) (time
 			}
 		}
 		if w.present {
-			return 0, r.Linearize(ctx)
+			if err := r.Linearize(ctx); err != nil {
+				return 0, err
+			}
+			// Whatever was acknowledged before the call had been prepared by now.
+			if err := r.AwaitIntents(ctx, w.locks, 0); err != nil {
+				return 0, err
+			}
+		}
+		if w.at != 0 {
+			return 0, r.AwaitIntents(ctx, w.locks, w.at)
 		}
 		return 0, nil
 	}
@@ -44,6 +56,13 @@ func (s *service) prepare(ctx context.Context, r *shard.Replica, w wanted) (time
 		return 0, refuse(kvdpb.Reason_REASON_UNAVAILABLE, "this replica does not know how old its data is: it has not been level with a leader since it started")
 	}
 	return age, nil
+}
+
+// settled returns the present of a replica that prepare has prepared for locks, as a
+// revision: what they say reads the same there from now on.
+func (s *service) settled(ctx context.Context, r *shard.Replica, all []locks.Lock) (uint64, error) {
+	at := r.Store().Revision()
+	return at, r.AwaitIntents(ctx, all, at)
 }
 
 // staleHeader goes with the answer to a read.
@@ -60,6 +79,10 @@ func (s *service) read(ctx context.Context, r *shard.Replica, ops []*kvdpb.GetOp
 		w.present = w.present || op.GetRevision() == 0
 		w.at = max(w.at, op.GetRevision())
 	}
+	alone := len(ops) == 1
+	if alone {
+		w.locks = []locks.Lock{locks.Key(ops[0].GetKey(), false)}
+	}
 	age, err := s.prepare(ctx, r, w)
 	if err != nil {
 		return 0, err
@@ -70,6 +93,10 @@ func (s *service) read(ctx context.Context, r *shard.Replica, ops []*kvdpb.GetOp
 		results[i] = &filled[i]
 		if bytes > MaxBatchBytes {
 			results[i].Error = overloaded("the other values fill the answer: ask again for this one").pb
+			continue
+		}
+		if !stale && !alone && r.InWay(op.GetRevision(), locks.Key(op.GetKey(), false)) {
+			results[i].Error = locked().pb // the others do not wait for it
 			continue
 		}
 		kv, err := s.get(r, op)

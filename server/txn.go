@@ -9,7 +9,6 @@ import (
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/logpb"
-	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/store"
@@ -44,46 +43,68 @@ func (s *kvService) txn(ctx context.Context, req *kvdpb.TxnRequest) (*shard.Repl
 	defer s.release(t.bytes)
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if t.scans || !t.writes() && t.ranges > 0 { // else its compares are judged where entries are applied
-		if err := s.rangeToken(ctx); err != nil {
-			return r, nil, err
-		}
-		defer func() { s.ranges <- struct{}{} }()
+	m := s.node.Map()
+	if t.home == nil {
+		at := m.SlotOf(r.ID())
+		t.command.Slot = &at
 	}
-	if !t.writes() {
+	parts := m.Split(t.command)
+	if len(parts) == 1 && !t.writes() {
 		resp, err := s.readTxn(ctx, r, t)
 		return r, resp, err
 	}
-	out, err := s.proposeOne(ctx, r, a, &logpb.Command{Seq: req.Attempt.GetSeq(), Op: &logpb.Command_Txn{Txn: t.command}})
+	var out *fsm.Outcome
+	if len(parts) == 1 {
+		out, err = s.proposeOne(ctx, r, a, &logpb.Command{Seq: req.Attempt.GetSeq(), Op: &logpb.Command_Txn{Txn: t.command}})
+	} else {
+		out, err = s.executeParts(ctx, r, a, t, parts)
+	}
 	if err != nil {
 		return r, nil, err
 	}
 	if out.Code != fsm.OK && out.Code != fsm.OKOtherwise {
 		return r, nil, &apiError{s.outcomeError(r, out)}
 	}
-	before, after := out.Revision-1, out.Revision
-	if out.Repeat && planted.Bug(planted.AnswerOfThePresent) {
-		before, after = r.Store().Revision(), r.Store().Revision()
-	}
-	resp, err := s.txnAnswer(ctx, r, t, out.Code == fsm.OK, before, after)
+	resp, err := s.txnAnswer(ctx, r, t, out)
 	if err != nil {
 		return r, nil, fmt.Errorf("%w: it was executed, and the answer not read in time: %w", shard.ErrOutcomeUnknown, err)
 	}
 	return r, resp, nil
 }
 
-// readTxn answers a transaction that writes nothing, without the log.
+// executeParts executes a transaction of several shards, of which the one routed to
+// decides.
+func (s *kvService) executeParts(ctx context.Context, r *shard.Replica, a attempt, t *txn, parts map[uint32]*logpb.Txn) (*fsm.Outcome, error) {
+	own := parts[r.ID()]
+	if own == nil {
+		return nil, s.wrongShard(r)
+	}
+	own.Slot = t.command.Slot
+	return r.Execute(ctx, &shard.Txn{Group: a.group(), Seq: t.req.Attempt.GetSeq(), Slot: uint16(t.command.GetSlot()), Parts: parts})
+}
+
+// readTxn answers a transaction of one shard that writes nothing, without the log.
 func (s *kvService) readTxn(ctx context.Context, r *shard.Replica, t *txn) (*kvdpb.TxnResponse, error) {
-	for {
-		if _, err := s.prepare(ctx, r, wanted{present: true}); err != nil {
+	if t.ranges > 0 {
+		if err := s.rangeToken(ctx); err != nil {
 			return nil, err
 		}
-		st := r.Store()
+		defer func() { s.ranges <- struct{}{} }()
+	}
+	st, read := r.Store(), fsm.LocksOf(t.command)
+	for {
+		if _, err := s.prepare(ctx, r, wanted{present: true, locks: read}); err != nil {
+			return nil, err
+		}
+		at, err := s.settled(ctx, r, read)
+		if err != nil {
+			return nil, err
+		}
 		owned := func(s uint16) bool { return st.Owns(s) }
 		if !t.all(owned) {
 			return nil, s.wrongShard(r)
 		}
-		at, left := st.Revision(), fsm.MaxTxnKeys
+		left := fsm.MaxTxnKeys
 		held, err := fsm.Holds(storeView{ctx, st, at}, owned, t.command.Compares, &left)
 		switch {
 		case errors.Is(err, store.ErrCompacted):
@@ -93,7 +114,8 @@ func (s *kvService) readTxn(ctx context.Context, r *shard.Replica, t *txn) (*kvd
 		case left < 0:
 			return nil, refuseOutcome(&fsm.Outcome{Code: fsm.TooManyKeys})
 		}
-		resp, err := s.txnAnswer(ctx, r, t, held, at, at)
+		resp := &kvdpb.TxnResponse{Succeeded: held, Revision: at}
+		resp.Results, err = answerOps(ctx, st, t.branch(held), at, at)
 		if err == nil && st.State().KeepSince > at {
 			continue // likewise: perhaps not all of it could be told
 		}
@@ -135,8 +157,7 @@ type txn struct {
 	home    []byte // its slot remembers the outcome; nil: there are only ranges
 	bytes   int    // of keys and values
 	keys    [][]byte
-	ranges  int  // in all
-	scans   bool // there are some to read
+	ranges  int // in all
 }
 
 // newTxn checks a transaction.
@@ -153,8 +174,8 @@ func newTxn(req *kvdpb.TxnRequest) (*txn, error) {
 	}
 	compared := t.keys
 	t.keys = nil
-	if t.command.Then, err = t.branch("then", req.Then); err == nil {
-		t.command.Otherwise, err = t.branch("else", req.Otherwise)
+	if t.command.Then, err = t.check("then", req.Then); err == nil {
+		t.command.Otherwise, err = t.check("else", req.Otherwise)
 	}
 	if err != nil {
 		return nil, err
@@ -258,8 +279,16 @@ func (t *txn) compare(c *kvdpb.Compare) (*logpb.Compare, error) {
 	return out, checkKey(c.Key)
 }
 
-// branch checks the operations of a branch, and returns those that write.
-func (t *txn) branch(name string, ops []*kvdpb.TxnOp) (writes []*logpb.Write, err error) {
+// branch returns the operations that are executed.
+func (t *txn) branch(succeeded bool) []*kvdpb.TxnOp {
+	if succeeded {
+		return t.req.Then
+	}
+	return t.req.Otherwise
+}
+
+// check checks the operations of a branch, and returns those that write.
+func (t *txn) check(name string, ops []*kvdpb.TxnOp) (writes []*logpb.Write, err error) {
 	for i, op := range ops {
 		w, err := t.op(op)
 		if err != nil {
@@ -302,11 +331,11 @@ func (t *txn) op(op *kvdpb.TxnOp) (*logpb.Write, error) {
 			return nil, refuse(kvdpb.Reason_REASON_INVALID, "a get of a transaction reads at its instant, not at a revision of its own")
 		}
 		t.note(o.Get.GetKey(), 0)
-		t.command.ReadSlots = append(t.command.ReadSlots, uint32(slot.Of(o.Get.GetKey())))
+		t.command.Reads = append(t.command.Reads, &logpb.Read{Key: o.Get.GetKey()})
 		return nil, checkKey(o.Get.GetKey())
 	case *kvdpb.TxnOp_Range:
 		t.bytes += len(o.Range.GetStart()) + len(o.Range.GetEnd())
-		t.scans = true
+		t.command.Reads = append(t.command.Reads, &logpb.Read{Range: &logpb.Range{Start: o.Range.GetStart(), End: o.Range.GetEnd()}})
 		t.ranges++
 		return nil, checkEnds(o.Range.GetStart(), o.Range.GetEnd())
 	}

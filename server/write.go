@@ -15,6 +15,11 @@ import (
 // attempt identifies the writes of a message over their retries.
 type attempt struct{ clientID, acked, firstRev uint64 }
 
+// group returns a group of the attempt's, without commands.
+func (a attempt) group() *logpb.Group {
+	return &logpb.Group{ClientId: a.clientID, Acked: a.acked, FirstRev: a.firstRev}
+}
+
 // commandSlab holds the log commands of one message in few allocations.
 type commandSlab struct {
 	commands []logpb.Command
@@ -92,12 +97,9 @@ func (s *service) cut(r *shard.Replica, a attempt, ops []*kvdpb.WriteOp, results
 		}
 		if len(pieces) == 0 || bytes+n > groupBytes {
 			pieces = append(pieces, piece{
-				group: &logpb.Group{
-					ClientId: a.clientID, Acked: a.acked, FirstRev: a.firstRev,
-					Commands: make([]*logpb.Command, 0, len(ops)-i),
-				},
-				indexes: make([]int, 0, len(ops)-i),
+				group: a.group(), indexes: make([]int, 0, len(ops)-i),
 			})
+			pieces[len(pieces)-1].group.Commands = make([]*logpb.Command, 0, len(ops)-i)
 			bytes = 0
 		}
 		p := &pieces[len(pieces)-1]
@@ -111,6 +113,12 @@ func (s *service) cut(r *shard.Replica, a attempt, ops []*kvdpb.WriteOp, results
 // propose runs one piece and fills in its results.
 func (s *service) propose(ctx context.Context, r *shard.Replica, p piece, ops []*kvdpb.WriteOp, results []*kvdpb.WriteResult) error {
 	outcomes, err := r.Propose(ctx, p.group)
+	if err == nil && len(ops) == 1 && outcomes[0].Code == fsm.Blocked { // nobody else waits for the answer
+		var out *fsm.Outcome
+		if out, err = r.ProposeUnblocked(ctx, p.group); err == nil {
+			outcomes[0] = *out
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -188,6 +196,10 @@ func refuseOutcome(out *fsm.Outcome) *apiError {
 		e := refuse(kvdpb.Reason_REASON_TOO_MANY_KEYS, "the ranges that the transaction deletes and compares have more than %d keys", fsm.MaxTxnKeys)
 		e.pb.Limit = fsm.MaxTxnKeys
 		return e
+	case fsm.Blocked:
+		return locked()
+	case fsm.Busy:
+		return overloaded("the shard has prepared as much of transactions as it may: try again")
 	case fsm.Invalid:
 		return refuse(kvdpb.Reason_REASON_INVALID, "the state machine refused the command as malformed")
 	default:

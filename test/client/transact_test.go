@@ -109,7 +109,7 @@ func TestTransactReads(t *testing.T) {
 			now := maps.Clone(model)
 			if _, err := cl.Transact(ctx, func(tx *client.Tx) error {
 				for range 1 + rng.IntN(12) {
-					key := txnKey(rng)
+					key := keyspace("{t}").key(rng)
 					switch rng.IntN(5) {
 					case 0:
 						delete(now, key)
@@ -138,7 +138,7 @@ func TestTransactReads(t *testing.T) {
 			}
 			model = now
 		}
-		for kv, err := range cl.Range(ctx, client.Prefix(txnTag)) {
+		for kv, err := range cl.Range(ctx, client.Prefix("{t}")) {
 			if err != nil || model[kv.Key] != string(kv.Value) {
 				t.Errorf("%s is %q, %v; want %q", kv.Key, kv.Value, err, model[kv.Key])
 			}
@@ -152,14 +152,14 @@ func TestTransactReads(t *testing.T) {
 
 // readRange compares a range with a model.
 func readRange(tx *client.Tx, rng *rand.Rand, model map[string]string) error {
-	start, limit, keysOnly := txnKey(rng), rng.IntN(5), rng.IntN(3) == 0
+	start, limit, keysOnly := keyspace("{t}").key(rng), rng.IntN(5), rng.IntN(3) == 0
 	var want []string
 	for _, key := range slices.Sorted(maps.Keys(model)) {
 		if key >= start {
 			want = append(want, key)
 		}
 	}
-	opts := []client.RangeOption{client.Prefix(txnTag), client.From(start), client.Limit(limit)}
+	opts := []client.RangeOption{client.Prefix("{t}"), client.From(start), client.Limit(limit)}
 	if rng.IntN(2) == 0 {
 		opts = append(opts, client.Reverse())
 		slices.Reverse(want)

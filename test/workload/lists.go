@@ -16,7 +16,7 @@ import (
 // Lists appends to lists, and reads some that lie next to each other at one instant, one
 // by one or as a range, and again later at the same revision. Every epoch has lists of
 // its own, so that none gets long: every other time they are on whatever shards, and else
-// on one, where transactions append to some and read others.
+// on one. Transactions append to some and read others.
 type Lists struct {
 	Recorder    *history.Recorder
 	Lists       int           // in use at a time
@@ -32,7 +32,7 @@ type Lists struct {
 
 func (w *Lists) keys(epoch time.Duration) []string {
 	form := "list/%d/%d"
-	if together(epoch) {
+	if epoch%2 == 1 { // on one shard
 		form = "list/{%d}/%d"
 	}
 	keys := make([]string, w.Lists)
@@ -41,9 +41,6 @@ func (w *Lists) keys(epoch time.Duration) []string {
 	}
 	return keys
 }
-
-// together tells whether the lists of an epoch are on one shard.
-func together(epoch time.Duration) bool { return epoch%2 == 1 }
 
 // mostReads is how often a client only reads in a row: whether it still can write, once
 // faults are over, has to show within seconds.
@@ -75,14 +72,10 @@ func (w *Lists) Run(ctx context.Context, cl *client.Client, number int, rng *ran
 			}
 		case 3, 4:
 			reads = 0
-			if together(epoch) {
-				rng.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
-				appends := 1 + rng.IntN(min(3, len(keys)))
-				others := rng.IntN(len(keys) - appends + 1)
-				w.Recorder.Transact(callCtx, cl, number, keys[:appends], keys[appends:appends+others], func() int { return int(w.elements.Add(1)) })
-				break
-			}
-			fallthrough
+			rng.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+			appends := 1 + rng.IntN(min(3, len(keys)))
+			others := rng.IntN(len(keys) - appends + 1)
+			w.Recorder.Transact(callCtx, cl, number, keys[:appends], keys[appends:appends+others], func() int { return int(w.elements.Add(1)) })
 		default:
 			reads = 0
 			w.Recorder.Append(callCtx, cl, number, keys[rng.IntN(len(keys))], int(w.elements.Add(1)))
