@@ -30,7 +30,7 @@ func TestReplicaDigestAcrossEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	far.feed(t, logs)
-	rev := near.store.Revision()
+	rev, _ := near.fsm.Intents().Frontier(near.store.Revision())
 	a, err := near.fsm.ReplicaDigest(ctx, rev)
 	if err != nil {
 		t.Fatal(err)

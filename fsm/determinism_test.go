@@ -265,6 +265,8 @@ type generator struct {
 	seqs   [8]uint64
 	acked  [8]uint64
 	recent []*logpb.Group
+	txns   []*logpb.TxnID // attempts at transactions of several shards
+	floor  [5]uint64      // by anchor
 }
 
 func newGenerator(rng *rand.Rand) *generator {
@@ -392,6 +394,62 @@ func (g *generator) txn() *logpb.Command {
 	return &logpb.Command{Op: &logpb.Command_Txn{Txn: txn}}
 }
 
+// txnID is a new attempt, or one that was made before.
+func (g *generator) txnID() *logpb.TxnID {
+	if len(g.txns) == 0 || g.rng.IntN(2) == 0 {
+		g.txns = append(g.txns, &logpb.TxnID{
+			Slot: uint32(g.rng.IntN(slot.Count)), Shard: uint32(2 + g.rng.IntN(3)), Term: 1 + g.term/8, Seq: uint64(len(g.txns)),
+		})
+	}
+	return g.txns[max(len(g.txns)-1-g.rng.IntN(12), 0)]
+}
+
+// raise now and then raises the floor of an anchor.
+func (g *generator) raise(anchor uint32) uint64 {
+	if g.rng.IntN(8) == 0 {
+		g.floor[anchor] = uint64(max(len(g.txns)-8, 0))
+	}
+	return g.floor[anchor]
+}
+
+func (g *generator) prepare() *logpb.Command {
+	id := g.txnID()
+	op := g.txn().GetTxn()
+	op.Slot = nil
+	for range g.rng.IntN(3) {
+		read := &logpb.Read{Key: []byte(g.key())}
+		if g.rng.IntN(3) == 0 {
+			read = &logpb.Read{Range: &logpb.Range{Start: []byte(g.key()), End: []byte(g.key())}}
+		}
+		op.Reads = append(op.Reads, read)
+	}
+	age := &logpb.Age{Revision: g.rev, ClientId: 7, Seq: id.Seq}
+	return &logpb.Command{Op: &logpb.Command_Prepare{Prepare: &logpb.Prepare{Id: id, Floor: g.raise(id.Shard), Age: age, Txn: op}}}
+}
+
+func (g *generator) resolve() *logpb.Command {
+	id := g.txnID()
+	op := &logpb.Resolve{Id: id, Floor: g.raise(id.Shard)}
+	if g.rng.IntN(4) != 0 {
+		op.Committed, op.Otherwise, op.Revision = true, g.rng.IntN(3) == 0, g.rev-1
+	}
+	return &logpb.Command{Op: &logpb.Command_Resolve{Resolve: op}}
+}
+
+// decide makes a transaction that the shard decides for others, or forgets some.
+func (g *generator) decide() *logpb.Command {
+	id := g.txnID()
+	if g.rng.IntN(2) == 0 {
+		return &logpb.Command{Op: &logpb.Command_Forget{Forget: &logpb.Forget{Ids: []*logpb.TxnID{id, g.txnID()}}}}
+	}
+	c := g.txn()
+	c.GetTxn().Decide = &logpb.Decide{
+		Id:           &logpb.TxnID{Slot: id.Slot, Shard: 1, Term: g.term, Seq: id.Seq},
+		Participants: []uint32{2, 3}, Failed: g.rng.IntN(4) == 0,
+	}
+	return c
+}
+
 func (g *generator) command() *logpb.Command {
 	key := g.key()
 	rev := uint64(0)
@@ -414,6 +472,12 @@ func (g *generator) command() *logpb.Command {
 		return put("", "no key")
 	case 8, 9:
 		return g.txn()
+	case 10:
+		return g.prepare()
+	case 11, 12:
+		return g.resolve()
+	case 13:
+		return g.decide()
 	default:
 		return put(key, fmt.Sprintf("%d-%0*d", g.rev, g.rng.IntN(200), 0))
 	}

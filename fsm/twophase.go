@@ -126,14 +126,19 @@ func (r *run) decided(d *logpb.Decide, code Code) error {
 // will not be any more.
 func (r *run) resolve(op *logpb.Resolve, o *Outcome) error {
 	x, id := &r.fsm.intents, TxnIDOf(op.Id)
-	if op.Committed && op.Revision >= r.rev {
-		o.Code = Invalid // what it writes would lie above what has been applied
+	in := x.all[id]
+	if in != nil && in.gone {
+		in = nil
+	}
+	// What it writes has to lie above what it was prepared on, and below what has been
+	// applied.
+	if op.Committed && (op.Revision >= r.rev || in != nil && op.Revision <= in.pb.Revision) {
+		o.Code = Invalid
 		return nil
 	}
 	x.finish(id, op.Floor)
 	o.Code, o.Revision = OK, r.rev
-	in := x.all[id]
-	if in == nil || in.gone {
+	if in == nil {
 		return nil
 	}
 	if op.Committed {

@@ -299,10 +299,12 @@ func (k *coordinator) decide(ctx context.Context, t *Txn, id fsm.TxnID, p *prepa
 		}
 	}
 	k.r.cfg.clock.Issued(p.above)
-	outcomes, err := k.r.proposer.proposeFirm(ctx, &logpb.Group{
+	w := newPending(&logpb.Group{
 		ClientId: t.Group.ClientId, Acked: t.Group.Acked, FirstRev: t.Group.FirstRev,
 		Commands: []*logpb.Command{{Seq: t.Seq, Op: &logpb.Command_Txn{Txn: op}}},
-	}, p.above)
+	})
+	w.above, w.firm, w.passes = p.above, true, true
+	outcomes, err := k.r.proposer.proposePending(ctx, w)
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,9 @@ func (r *Replica) prepare(ctx context.Context, p *logpb.Prepare) (*peerpb.Prepar
 	case err != nil:
 		return nil, err
 	}
-	outcomes, err := r.proposer.proposeFirm(ctx, &logpb.Group{Commands: []*logpb.Command{{Op: &logpb.Command_Prepare{Prepare: p}}}}, 0)
+	w := newPending(&logpb.Group{Commands: []*logpb.Command{{Op: &logpb.Command_Prepare{Prepare: p}}}})
+	w.firm = true
+	outcomes, err := r.proposer.proposePending(ctx, w)
 	if err != nil {
 		g.latches.Release(id) // if it is known what became of it, nothing did
 		return nil, err
@@ -57,7 +59,9 @@ func (r *Replica) resolve(ctx context.Context, all []*logpb.Resolve) error {
 		above = max(above, op.Revision)
 	}
 	r.cfg.clock.Issued(above)
-	outcomes, err := r.proposer.propose(ctx, group, above)
+	w := newPending(group)
+	w.above, w.passes = above, true
+	outcomes, err := r.proposer.proposePending(ctx, w)
 	if err != nil {
 		return err
 	}

@@ -216,12 +216,12 @@ func (p *proposer) unhold() {
 // held tells whether the shard is held. The caller holds mu.
 func (p *proposer) held(now time.Time) bool { return len(p.holds) > 0 && now.Before(p.heldUntil) }
 
-// mayEnter tells whether an entry may be formed, given that groups wait for one,
-// and whether they may be in it.
-func (p *proposer) mayEnter(waiting bool) (enter, take bool) {
+// mayEnter tells whether an entry may be formed, given that groups wait for one, some of
+// which may pass readers that hold the shard; held: only they may be in it.
+func (p *proposer) mayEnter(waiting, passing bool) (enter, held bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	held := p.held(time.Now())
+	held = p.held(time.Now())
 	p.owed = waiting && (held || p.owed)
-	return waiting && !held || p.due(), waiting && !held
+	return waiting && !held || passing || p.due(), held
 }

@@ -258,14 +258,17 @@ func TestHoldsGiveWay(t *testing.T) {
 		if _, begun := p.hold(number); !begun {
 			t.Error("a reader is kept waiting for nothing")
 		}
-		if enter, _ := p.mayEnter(true); enter {
+		if enter, _ := p.mayEnter(true, false); enter {
 			t.Error("a write goes before the reader that holds the shard")
+		}
+		if enter, held := p.mayEnter(true, true); !enter || !held {
+			t.Error("what ends a transaction waits for the reader, who may be waiting for that")
 		}
 		p.release(number)
 		if _, begun := p.hold(100 + number); begun {
 			t.Error("another reader goes before the write that waits")
 		}
-		if _, take := p.mayEnter(true); !take {
+		if enter, held := p.mayEnter(true, false); !enter || held {
 			t.Error("the write that has waited is kept waiting")
 		}
 		p.assign(&reign{}, new(logpb.Entry), 1, 0)

@@ -69,22 +69,12 @@ func newProposer(r *Replica) *proposer {
 	}
 }
 
-// propose queues g, whose revisions are to lie above one, and waits for its outcomes.
-func (p *proposer) propose(ctx context.Context, g *logpb.Group, above uint64) ([]fsm.Outcome, error) {
-	w := newPending(g)
-	w.above = above
-	return p.proposePending(ctx, w)
+// propose queues g and waits for its outcomes.
+func (p *proposer) propose(ctx context.Context, g *logpb.Group) ([]fsm.Outcome, error) {
+	return p.proposePending(ctx, newPending(g))
 }
 
-// proposeFirm is propose for who has to know how what was begun ends: once g is in an
-// entry it waits for that, though ctx ends. ErrOutcomeUnknown says that leadership has
-// ended.
-func (p *proposer) proposeFirm(ctx context.Context, g *logpb.Group, above uint64) ([]fsm.Outcome, error) {
-	w := newPending(g)
-	w.above, w.firm = above, true
-	return p.proposePending(ctx, w)
-}
-
+// proposePending is propose for a group with needs of its own.
 func (p *proposer) proposePending(ctx context.Context, w *pending) ([]fsm.Outcome, error) {
 	if len(w.group.Commands) == 0 {
 		return nil, ErrEmptyGroup
@@ -115,8 +105,8 @@ func (p *proposer) run(ctx context.Context) {
 
 // step proposes one entry; false: there is nothing to do until woken.
 func (p *proposer) step(ctx context.Context) bool {
-	waiting, full := p.queue.waiting()
-	enter, take := p.mayEnter(waiting)
+	waiting, passing, full := p.queue.waiting()
+	enter, held := p.mayEnter(waiting, passing)
 	if !enter || ctx.Err() != nil {
 		return false
 	}
@@ -156,12 +146,12 @@ func (p *proposer) step(ctx context.Context) bool {
 	// nobody else runs.
 	runtime.Gosched()
 	var batch []*pending
-	if take {
-		batch = p.queue.take()
+	if waiting && (passing || !held) {
+		if batch = p.queue.take(held); len(batch) == 0 {
+			return true // those who waited have left
+		}
 	}
-	if len(batch) > 0 || !take {
-		p.enter(g, batch)
-	}
+	p.enter(g, batch)
 	return true
 }
 

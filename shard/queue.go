@@ -23,15 +23,20 @@ type pending struct {
 	group *logpb.Group
 	size  int    // bytes, encoded
 	above uint64 // its revisions lie above this
-	firm  bool   // its caller waits for the end of what has been begun
-	state atomic.Uint32
-	done  chan struct{} // receives once, after outcomes and err are set
+	// firm: its caller waits for the end of what has been begun, so that ErrOutcomeUnknown
+	// says that leadership has ended.
+	firm bool
+	// passes: it ends what readers may wait for, and does not wait for them.
+	passes bool
+	state  atomic.Uint32
+	done   chan struct{} // receives once, after outcomes and err are set
 
 	outcomes []fsm.Outcome
 	err      error
 }
 
-// newPending returns a group that waits; above and firm may be set before it is pushed.
+// newPending returns a group that waits; above, firm and passes may be set before it is
+// pushed.
 func newPending(g *logpb.Group) *pending {
 	return &pending{group: g, size: g.SizeVT(), done: make(chan struct{}, 1)}
 }
@@ -77,10 +82,11 @@ type queue struct {
 	batchBytes         int           // bytes of a full batch
 	wake               chan struct{} // poked when something waits, and when a full batch does
 
-	mu    sync.Mutex // guards what follows
-	items []*pending
-	bytes int
-	err   error // set once closed: the answer to everything
+	mu      sync.Mutex // guards what follows
+	items   []*pending
+	bytes   int
+	passing int   // of the items
+	err     error // set once closed: the answer to everything
 }
 
 func newQueue(maxCount, maxBytes, batchBytes int) *queue {
@@ -102,7 +108,10 @@ func (q *queue) push(p *pending) error {
 	wasEmpty, wasFull := len(q.items) == 0, q.full()
 	q.items = append(q.items, p)
 	q.bytes += p.size
-	news := wasEmpty || q.full() != wasFull
+	if p.passes {
+		q.passing++
+	}
+	news := wasEmpty || q.full() != wasFull || p.passes
 	q.mu.Unlock()
 	if news {
 		poke(q.wake)
@@ -113,11 +122,15 @@ func (q *queue) push(p *pending) error {
 // full reports whether a full batch waits. The caller holds mu.
 func (q *queue) full() bool { return q.bytes >= q.batchBytes }
 
-// take removes a batch: groups of at most batchBytes in all, or a single larger
-// one. Those whose callers have left are dropped; it may be empty.
-func (q *queue) take() []*pending {
+// take removes a batch: groups of at most batchBytes in all, or a single larger one;
+// passing: only of those that pass. Those whose callers have left are dropped; it may be
+// empty.
+func (q *queue) take(passing bool) []*pending {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if passing {
+		return q.takePassing()
+	}
 	n, size := 0, 0
 	for n < len(q.items) && (n == 0 || size+q.items[n].size <= q.batchBytes) {
 		size += q.items[n].size
@@ -127,9 +140,34 @@ func (q *queue) take() []*pending {
 	if q.items = q.items[n:]; len(q.items) == 0 {
 		q.items = make([]*pending, 0, n)
 	}
+	return q.taken(batch, size)
+}
+
+// takePassing takes those that pass. The caller holds mu.
+func (q *queue) takePassing() []*pending {
+	var batch, rest []*pending
+	size := 0
+	for _, p := range q.items {
+		if p.passes && (size == 0 || size+p.size <= q.batchBytes) {
+			size += p.size
+			batch = append(batch, p)
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	q.items = rest
+	return q.taken(batch, size)
+}
+
+// taken counts a batch of a size out, and returns what of it is still waited for. The
+// caller holds mu.
+func (q *queue) taken(batch []*pending, size int) []*pending {
 	q.bytes -= size
 	kept := batch[:0]
 	for _, p := range batch {
+		if p.passes {
+			q.passing--
+		}
 		if p.state.CompareAndSwap(stateQueued, stateTaken) {
 			kept = append(kept, p)
 		}
@@ -141,11 +179,14 @@ func (q *queue) take() []*pending {
 // head. It does not mind the bounds: what is in flight is bounded too.
 func (q *queue) putBack(batch []*pending) {
 	back := make([]*pending, 0, len(batch))
-	size := 0
+	size, passing := 0, 0
 	for _, p := range batch {
 		if p.state.CompareAndSwap(stateTaken, stateQueued) {
 			back = append(back, p)
 			size += p.size
+			if p.passes {
+				passing++
+			}
 		}
 	}
 	q.mu.Lock()
@@ -156,6 +197,7 @@ func (q *queue) putBack(batch []*pending) {
 	}
 	q.items = append(back, q.items...)
 	q.bytes += size
+	q.passing += passing
 	q.mu.Unlock()
 	poke(q.wake)
 }
@@ -164,7 +206,7 @@ func (q *queue) putBack(batch []*pending) {
 func (q *queue) flush(err error) {
 	q.mu.Lock()
 	items := q.items
-	q.items, q.bytes = nil, 0
+	q.items, q.bytes, q.passing = nil, 0, 0
 	q.mu.Unlock()
 	answerQueued(items, err)
 }
@@ -179,11 +221,12 @@ func (q *queue) close(err error) {
 	q.flush(err)
 }
 
-// waiting reports whether anything waits, and whether a full batch does.
-func (q *queue) waiting() (some, full bool) {
+// waiting reports whether anything waits, whether any of it passes, and whether a full
+// batch does.
+func (q *queue) waiting() (some, passing, full bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.items) > 0, q.full()
+	return len(q.items) > 0, q.passing > 0, q.full()
 }
 
 func (q *queue) depth() (count, bytes int) {

@@ -193,7 +193,7 @@ func (r *Replica) Store() *store.Store { return r.store }
 //
 // A command that a prepared transaction is in the way of has the outcome fsm.Blocked.
 func (r *Replica) Propose(ctx context.Context, g *logpb.Group) ([]fsm.Outcome, error) {
-	return r.proposer.propose(ctx, g, 0)
+	return r.proposer.propose(ctx, g)
 }
 
 // Linearize returns nil when reads of Store from now on see every write that

@@ -222,7 +222,7 @@ func (v *resolver) forget(ctx context.Context) {
 		}
 		v.mu.Unlock()
 		group := &logpb.Group{Commands: []*logpb.Command{{Op: &logpb.Command_Forget{Forget: &logpb.Forget{Ids: ids}}}}}
-		_, err := v.r.proposer.propose(ctx, group, 0)
+		_, err := v.r.proposer.propose(ctx, group)
 		v.mu.Lock()
 		if v.ctx == ctx {
 			if err != nil {
