@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvd-io/kvd/fsm/locks"
 	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/store"
 )
 
@@ -184,7 +185,7 @@ func (x *Intents) full(in *intent) bool {
 
 // blocks tells whether an intent is in the way of some locks.
 func (x *Intents) blocks(all ...locks.Lock) bool {
-	if !x.any() {
+	if !x.any() || planted.Bug(planted.LocksIgnored) {
 		return false
 	}
 	for _, l := range all {
@@ -227,7 +228,7 @@ func (x *Intents) admits(id TxnID, floor uint64) bool {
 		a.raise(floor)
 		x.touch(id.Shard)
 	}
-	return id.Seq >= a.floor && !a.finished[id.Seq]
+	return id.Seq >= a.floor && !a.finished[id.Seq] || planted.Bug(planted.OrphanAdmitted)
 }
 
 // touch notes that an anchor is to be saved.
@@ -314,7 +315,7 @@ func (x *Intents) All() []Pending { return x.InWay(everything, 0) }
 // prepared, given one up to which nothing else will be: at most that. If it is less,
 // there may be more when the channel is closed.
 func (x *Intents) Frontier(at uint64) (rev uint64, more <-chan struct{}) {
-	if x.count.Load() == 0 {
+	if x.count.Load() == 0 || planted.Bug(planted.WatchPastIntents) {
 		return at, nil
 	}
 	x.mu.RLock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/store"
 )
 
@@ -105,7 +106,7 @@ func (in *intent) outcome() Outcome {
 
 // decided remembers that a transaction was executed until its participants know.
 func (r *run) decided(d *logpb.Decide, code Code) error {
-	if len(d.Participants) == 0 {
+	if len(d.Participants) == 0 || planted.Bug(planted.DecisionLost) {
 		return nil
 	}
 	id := TxnIDOf(d.Id)

@@ -81,6 +81,8 @@ type Config struct {
 	WallClock func() time.Time
 	// FS is the file layer; default: vfs.OS.
 	FS vfs.FS
+	// OnTxnStep is for tests; see shard.Config.
+	OnTxnStep func(step shard.TxnStep)
 	// Logger; default: none.
 	Logger *slog.Logger
 	// Registry takes the node's metrics and is served at /metrics; default: a

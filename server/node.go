@@ -106,7 +106,7 @@ func (n *Node) openShards(ctx context.Context) error {
 		Version: cfg.Version, InitialCluster: cfg.InitialCluster,
 		Shards: or(cfg.Shards, DefaultShards), Replicas: cfg.Replicas, Timing: cfg.Timing, Retention: cfg.Retention,
 		MemtableBytes: cfg.MemtableBytes, UncheckpointedBytes: cfg.UncheckpointedBytes,
-		Logger: cfg.Logger, Registry: cfg.Registry, Answer: n.answerPart,
+		Logger: cfg.Logger, Registry: cfg.Registry, Answer: n.answerPart, OnTxnStep: cfg.OnTxnStep,
 	})
 	if err != nil {
 		return fmt.Errorf("open node %s: %w", cfg.Name, err)

@@ -53,6 +53,9 @@ type Config struct {
 	Timing    Timing
 	Retention Retention
 
+	// OnTxnStep is told each step of transactions of several shards that is taken here,
+	// for tests that stop the node there; default: nobody is.
+	OnTxnStep func(step TxnStep)
 	// Answer makes what Node.Answer asks this node for; default: nothing.
 	Answer Answerer
 
@@ -147,6 +150,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Retention == (Retention{}) {
 		c.Retention = DefaultRetention
+	}
+	if c.OnTxnStep == nil {
+		c.OnTxnStep = func(TxnStep) {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -13,6 +13,7 @@ import (
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/proto/peerpb"
+	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/shard/latch"
 )
 
@@ -49,7 +50,14 @@ type coordinator struct {
 	term uint64     // of the attempts
 	seq  uint64     // of the last
 	live map[uint64]*list.Element
-	list list.List // of their seqs, rising
+	list list.List // of *running, in the order of their seqs
+}
+
+// running is an attempt that is not decided.
+type running struct {
+	id    fsm.TxnID
+	txn   *Txn
+	since time.Time
 }
 
 func newCoordinator(r *Replica, c *caller) *coordinator {
@@ -59,7 +67,7 @@ func newCoordinator(r *Replica, c *caller) *coordinator {
 }
 
 // begin makes an attempt; floor is the lowest that may be live.
-func (k *coordinator) begin(term uint64, at uint16) (id fsm.TxnID, floor uint64) {
+func (k *coordinator) begin(term uint64, t *Txn) (id fsm.TxnID, floor uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.term != term {
@@ -67,8 +75,9 @@ func (k *coordinator) begin(term uint64, at uint16) (id fsm.TxnID, floor uint64)
 		k.list.Init()
 	}
 	k.seq++
-	k.live[k.seq] = k.list.PushBack(k.seq)
-	return fsm.TxnID{Slot: uint32(at), Shard: k.r.id, Term: term, Seq: k.seq}, k.lowest()
+	id = fsm.TxnID{Slot: uint32(t.Slot), Shard: k.r.id, Term: term, Seq: k.seq}
+	k.live[k.seq] = k.list.PushBack(&running{id, t, time.Now()})
+	return id, k.lowest()
 }
 
 // end ends an attempt: it is decided, or never will be.
@@ -84,7 +93,7 @@ func (k *coordinator) end(id fsm.TxnID) {
 // lowest returns the lowest seq that may be live. The caller holds mu.
 func (k *coordinator) lowest() uint64 {
 	if e := k.list.Front(); e != nil {
-		return e.Value.(uint64)
+		return e.Value.(*running).id.Seq
 	}
 	return k.seq + 1
 }
@@ -125,7 +134,7 @@ func (k *coordinator) inquire(ctx context.Context, ids []*logpb.TxnID) ([]*peerp
 		if id.Term > g.term {
 			return nil, k.r.notLeader() // there is a newer leader, or was
 		}
-		live := id.Term == g.term && k.lives(id) // before the look for a decision
+		live := id.Term == g.term && k.lives(id) && !planted.Bug(planted.RunningTakenForAborted) // before the look for a decision
 		d, ok := k.r.fsm.Intents().Decision(id)
 		switch {
 		case ok:
@@ -176,9 +185,10 @@ func (k *coordinator) attempt(ctx context.Context, t *Txn, age fsm.Age) (*fsm.Ou
 	if err != nil {
 		return nil, err
 	}
-	id, floor := k.begin(g.term, t.Slot)
+	id, floor := k.begin(g.term, t)
 	defer k.end(id)
 	defer g.latches.Release(id)
+	k.r.cfg.step(StepBegun)
 	p := k.prepareAll(ctx, g, t, &logpb.Prepare{Id: id.PB(), Floor: floor, Age: age.PB()})
 	out, err := k.decide(ctx, t, id, p)
 	var others []uint32
@@ -192,6 +202,7 @@ func (k *coordinator) attempt(ctx context.Context, t *Txn, age fsm.Age) (*fsm.Ou
 		// Leadership has ended. What has been decided the next leader knows.
 		return nil, err
 	case err == nil && !out.Repeat && (out.Code == fsm.OK || out.Code == fsm.OKOtherwise):
+		k.r.cfg.step(StepDecided)
 		k.resolver.decided(&logpb.Decision{Id: id.PB(), Otherwise: out.Code == fsm.OKOtherwise, Revision: out.Revision, Participants: others})
 		return out, nil
 	}
@@ -299,6 +310,7 @@ func (k *coordinator) decide(ctx context.Context, t *Txn, id fsm.TxnID, p *prepa
 		}
 	}
 	k.r.cfg.clock.Issued(p.above)
+	k.r.cfg.step(StepDecide)
 	w := newPending(&logpb.Group{
 		ClientId: t.Group.ClientId, Acked: t.Group.Acked, FirstRev: t.Group.FirstRev,
 		Commands: []*logpb.Command{{Seq: t.Seq, Op: &logpb.Command_Txn{Txn: op}}},

@@ -168,7 +168,7 @@ func (n *Node) openReplicas(ctx context.Context, budget *store.Budget, m *metric
 			dir: n.cfg.Dir, fs: n.cfg.FS, logs: n.logs, budget: budget,
 			transport: n.transport, clock: n.clock, maps: n.maps, caller: n.calls,
 			timing: n.cfg.Timing, retention: n.cfg.Retention,
-			logger: n.logger, metrics: m, onFailure: n.fail,
+			logger: n.logger, metrics: m, onFailure: n.fail, step: n.cfg.OnTxnStep,
 		})
 		if err != nil {
 			return err

@@ -44,6 +44,7 @@ type replicaConfig struct {
 	logger    *slog.Logger
 	metrics   *metrics
 	onFailure func(error)
+	step      func(TxnStep)
 }
 
 // Replica is one shard's copy on this node: a member of the shard's Raft group.

@@ -161,6 +161,7 @@ func (v *resolver) send(ctx context.Context, shard uint32, batch []*resolution) 
 			Id: pb.Id, Floor: v.floor(pb.Id.Term), Committed: pb.Committed, Otherwise: pb.Otherwise, Revision: pb.Revision,
 		}
 	}
+	v.r.cfg.step(StepTell)
 	calling, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	if _, err := v.caller.call(calling, shard, &peerpb.ShardRequest{What: &peerpb.ShardRequest_Resolve{Resolve: req}}); err != nil {
@@ -222,6 +223,7 @@ func (v *resolver) forget(ctx context.Context) {
 		}
 		v.mu.Unlock()
 		group := &logpb.Group{Commands: []*logpb.Command{{Op: &logpb.Command_Forget{Forget: &logpb.Forget{Ids: ids}}}}}
+		v.r.cfg.step(StepForget)
 		_, err := v.r.proposer.propose(ctx, group)
 		v.mu.Lock()
 		if v.ctx == ctx {
@@ -234,5 +236,6 @@ func (v *resolver) forget(ctx context.Context) {
 			}
 		}
 		v.mu.Unlock()
+		v.r.cfg.step(StepForgotten)
 	}
 }

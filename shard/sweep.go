@@ -80,7 +80,7 @@ func (w *sweeper) sweep(ctx context.Context, all []fsm.Pending, seen map[fsm.Txn
 	var asking sync.WaitGroup
 	for anchor, ids := range asked {
 		asking.Go(func() {
-			if err := w.settle(ctx, anchor, ids); err != nil {
+			if _, err := w.settle(ctx, anchor, ids); err != nil {
 				w.r.logger.Debug("the anchor of transactions does not answer", "anchor", anchor, "transactions", len(ids), "error", err)
 			}
 		})
@@ -89,16 +89,16 @@ func (w *sweeper) sweep(ctx context.Context, all []fsm.Pending, seen map[fsm.Txn
 }
 
 // settle asks an anchor, and does what it says.
-func (w *sweeper) settle(ctx context.Context, anchor uint32, ids []*logpb.TxnID) error {
+func (w *sweeper) settle(ctx context.Context, anchor uint32, ids []*logpb.TxnID) ([]*peerpb.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, inquireTimeout)
 	defer cancel()
 	reply, err := w.caller.call(ctx, anchor, &peerpb.ShardRequest{What: &peerpb.ShardRequest_Inquire{Inquire: &peerpb.InquireRequest{Ids: ids}}})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	verdicts := reply.GetInquire().GetVerdicts()
 	if len(verdicts) != len(ids) {
-		return errNoAnswer
+		return nil, errNoAnswer
 	}
 	var all []*logpb.Resolve
 	for i, v := range verdicts {
@@ -107,7 +107,7 @@ func (w *sweeper) settle(ctx context.Context, anchor uint32, ids []*logpb.TxnID)
 		}
 	}
 	if len(all) == 0 {
-		return nil
+		return verdicts, nil
 	}
-	return w.r.resolve(ctx, all)
+	return verdicts, w.r.resolve(ctx, all)
 }

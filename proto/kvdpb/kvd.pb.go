@@ -218,6 +218,58 @@ func (Reason) EnumDescriptor() ([]byte, []int) {
 	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{1}
 }
 
+type TxnInfo_State int32
+
+const (
+	TxnInfo_STATE_UNSPECIFIED TxnInfo_State = 0
+	TxnInfo_STATE_RUNNING     TxnInfo_State = 1 // this shard decides, and has not yet
+	TxnInfo_STATE_PREPARED    TxnInfo_State = 2 // another one decides, and this one waits for that
+	TxnInfo_STATE_DECIDED     TxnInfo_State = 3 // this shard has decided, and others have yet to do their parts
+)
+
+// Enum value maps for TxnInfo_State.
+var (
+	TxnInfo_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_RUNNING",
+		2: "STATE_PREPARED",
+		3: "STATE_DECIDED",
+	}
+	TxnInfo_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_RUNNING":     1,
+		"STATE_PREPARED":    2,
+		"STATE_DECIDED":     3,
+	}
+)
+
+func (x TxnInfo_State) Enum() *TxnInfo_State {
+	p := new(TxnInfo_State)
+	*p = x
+	return p
+}
+
+func (x TxnInfo_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TxnInfo_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_kvdpb_kvd_proto_enumTypes[2].Descriptor()
+}
+
+func (TxnInfo_State) Type() protoreflect.EnumType {
+	return &file_kvdpb_kvd_proto_enumTypes[2]
+}
+
+func (x TxnInfo_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TxnInfo_State.Descriptor instead.
+func (TxnInfo_State) EnumDescriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29, 0}
+}
+
 // Header goes with every request.
 type Header struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2283,6 +2335,369 @@ func (x *TxnResponse) GetResults() []*TxnResult {
 	return nil
 }
 
+type ListTxnsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // with the shard
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTxnsRequest) Reset() {
+	*x = ListTxnsRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTxnsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTxnsRequest) ProtoMessage() {}
+
+func (x *ListTxnsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTxnsRequest.ProtoReflect.Descriptor instead.
+func (*ListTxnsRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListTxnsRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+type ListTxnsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Txns          []*TxnInfo             `protobuf:"bytes,2,rep,name=txns,proto3" json:"txns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTxnsResponse) Reset() {
+	*x = ListTxnsResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTxnsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTxnsResponse) ProtoMessage() {}
+
+func (x *ListTxnsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTxnsResponse.ProtoReflect.Descriptor instead.
+func (*ListTxnsResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListTxnsResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ListTxnsResponse) GetTxns() []*TxnInfo {
+	if x != nil {
+		return x.Txns
+	}
+	return nil
+}
+
+// TxnInfo is a transaction of several shards as one of them sees it.
+type TxnInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State         TxnInfo_State          `protobuf:"varint,2,opt,name=state,proto3,enum=kvd.v1.TxnInfo_State" json:"state,omitempty"`
+	Anchor        uint32                 `protobuf:"varint,3,opt,name=anchor,proto3" json:"anchor,omitempty"`                  // the shard that decides
+	Others        []uint32               `protobuf:"varint,4,rep,packed,name=others,proto3" json:"others,omitempty"`           // that take part, as far as this one knows
+	Revision      uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`              // at which it was prepared or decided
+	SinceMs       uint64                 `protobuf:"varint,6,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // for how long it has been in this state, roughly
+	Keys          [][]byte               `protobuf:"bytes,7,rep,name=keys,proto3" json:"keys,omitempty"`                       // the first of those that it concerns here
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TxnInfo) Reset() {
+	*x = TxnInfo{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TxnInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TxnInfo) ProtoMessage() {}
+
+func (x *TxnInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TxnInfo.ProtoReflect.Descriptor instead.
+func (*TxnInfo) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TxnInfo) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TxnInfo) GetState() TxnInfo_State {
+	if x != nil {
+		return x.State
+	}
+	return TxnInfo_STATE_UNSPECIFIED
+}
+
+func (x *TxnInfo) GetAnchor() uint32 {
+	if x != nil {
+		return x.Anchor
+	}
+	return 0
+}
+
+func (x *TxnInfo) GetOthers() []uint32 {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
+func (x *TxnInfo) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *TxnInfo) GetSinceMs() uint64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *TxnInfo) GetKeys() [][]byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type ResolveTxnsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // with the shard
+	Ids           []string               `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty"`       // none: all that it has prepared
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveTxnsRequest) Reset() {
+	*x = ResolveTxnsRequest{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveTxnsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveTxnsRequest) ProtoMessage() {}
+
+func (x *ResolveTxnsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveTxnsRequest.ProtoReflect.Descriptor instead.
+func (*ResolveTxnsRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ResolveTxnsRequest) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ResolveTxnsRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+type ResolveTxnsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Txns          []*ResolvedTxn         `protobuf:"bytes,2,rep,name=txns,proto3" json:"txns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveTxnsResponse) Reset() {
+	*x = ResolveTxnsResponse{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveTxnsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveTxnsResponse) ProtoMessage() {}
+
+func (x *ResolveTxnsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveTxnsResponse.ProtoReflect.Descriptor instead.
+func (*ResolveTxnsResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ResolveTxnsResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ResolveTxnsResponse) GetTxns() []*ResolvedTxn {
+	if x != nil {
+		return x.Txns
+	}
+	return nil
+}
+
+type ResolvedTxn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// It goes on, and was left alone.
+	Running bool `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
+	// It was executed, at the revision; if neither, it was not, and will not be.
+	Committed     bool   `protobuf:"varint,3,opt,name=committed,proto3" json:"committed,omitempty"`
+	Revision      uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolvedTxn) Reset() {
+	*x = ResolvedTxn{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolvedTxn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolvedTxn) ProtoMessage() {}
+
+func (x *ResolvedTxn) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolvedTxn.ProtoReflect.Descriptor instead.
+func (*ResolvedTxn) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ResolvedTxn) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ResolvedTxn) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *ResolvedTxn) GetCommitted() bool {
+	if x != nil {
+		return x.Committed
+	}
+	return false
+}
+
+func (x *ResolvedTxn) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type TxnResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of a put or delete that asked for it, what there was before; of a get, what there
@@ -2302,7 +2717,7 @@ type TxnResult struct {
 
 func (x *TxnResult) Reset() {
 	*x = TxnResult{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2314,7 +2729,7 @@ func (x *TxnResult) String() string {
 func (*TxnResult) ProtoMessage() {}
 
 func (x *TxnResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[27]
+	mi := &file_kvdpb_kvd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2327,7 +2742,7 @@ func (x *TxnResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TxnResult.ProtoReflect.Descriptor instead.
 func (*TxnResult) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{27}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TxnResult) GetKv() *KeyValue {
@@ -2385,7 +2800,7 @@ type RangeRequest struct {
 
 func (x *RangeRequest) Reset() {
 	*x = RangeRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2812,7 @@ func (x *RangeRequest) String() string {
 func (*RangeRequest) ProtoMessage() {}
 
 func (x *RangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[28]
+	mi := &file_kvdpb_kvd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2825,7 @@ func (x *RangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRequest.ProtoReflect.Descriptor instead.
 func (*RangeRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{28}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RangeRequest) GetHeader() *Header {
@@ -2492,7 +2907,7 @@ type RangeResponse struct {
 
 func (x *RangeResponse) Reset() {
 	*x = RangeResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2504,7 +2919,7 @@ func (x *RangeResponse) String() string {
 func (*RangeResponse) ProtoMessage() {}
 
 func (x *RangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[29]
+	mi := &file_kvdpb_kvd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +2932,7 @@ func (x *RangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeResponse.ProtoReflect.Descriptor instead.
 func (*RangeResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{29}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RangeResponse) GetHeader() *ResponseHeader {
@@ -2569,7 +2984,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2996,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[30]
+	mi := &file_kvdpb_kvd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +3009,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{30}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *HistoryRequest) GetHeader() *Header {
@@ -2637,7 +3052,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2649,7 +3064,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[31]
+	mi := &file_kvdpb_kvd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2662,7 +3077,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{31}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *HistoryResponse) GetHeader() *ResponseHeader {
@@ -2697,7 +3112,7 @@ type KeyVersion struct {
 
 func (x *KeyVersion) Reset() {
 	*x = KeyVersion{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +3124,7 @@ func (x *KeyVersion) String() string {
 func (*KeyVersion) ProtoMessage() {}
 
 func (x *KeyVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[32]
+	mi := &file_kvdpb_kvd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +3137,7 @@ func (x *KeyVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersion.ProtoReflect.Descriptor instead.
 func (*KeyVersion) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{32}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *KeyVersion) GetKv() *KeyValue {
@@ -2750,7 +3165,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +3177,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[33]
+	mi := &file_kvdpb_kvd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +3190,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{33}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *HoldRequest) GetHeader() *Header {
@@ -2803,7 +3218,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +3230,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[34]
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +3243,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{34}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *HoldResponse) GetHeader() *ResponseHeader {
@@ -2862,7 +3277,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +3289,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[35]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +3302,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{35}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ConfirmRequest) GetHeader() *Header {
@@ -2945,7 +3360,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2957,7 +3372,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[36]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2970,7 +3385,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{36}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ConfirmResponse) GetHeader() *ResponseHeader {
@@ -3009,7 +3424,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3021,7 +3436,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[37]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3034,7 +3449,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{37}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WatchRequest) GetHeader() *Header {
@@ -3121,7 +3536,7 @@ type WatchCreate struct {
 
 func (x *WatchCreate) Reset() {
 	*x = WatchCreate{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3548,7 @@ func (x *WatchCreate) String() string {
 func (*WatchCreate) ProtoMessage() {}
 
 func (x *WatchCreate) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[38]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3561,7 @@ func (x *WatchCreate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCreate.ProtoReflect.Descriptor instead.
 func (*WatchCreate) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{38}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchCreate) GetWatch() uint64 {
@@ -3207,7 +3622,7 @@ type WatchCancel struct {
 
 func (x *WatchCancel) Reset() {
 	*x = WatchCancel{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3634,7 @@ func (x *WatchCancel) String() string {
 func (*WatchCancel) ProtoMessage() {}
 
 func (x *WatchCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[39]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3647,7 @@ func (x *WatchCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCancel.ProtoReflect.Descriptor instead.
 func (*WatchCancel) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{39}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WatchCancel) GetWatch() uint64 {
@@ -3256,7 +3671,7 @@ type WatchAdvance struct {
 
 func (x *WatchAdvance) Reset() {
 	*x = WatchAdvance{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3268,7 +3683,7 @@ func (x *WatchAdvance) String() string {
 func (*WatchAdvance) ProtoMessage() {}
 
 func (x *WatchAdvance) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3281,7 +3696,7 @@ func (x *WatchAdvance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAdvance.ProtoReflect.Descriptor instead.
 func (*WatchAdvance) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WatchAdvance) GetId() uint64 {
@@ -3322,7 +3737,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3334,7 +3749,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3347,7 +3762,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WatchResponse) GetHeader() *ResponseHeader {
@@ -3421,7 +3836,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3433,7 +3848,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3446,7 +3861,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WatchEvent) GetWatches() []uint64 {
@@ -3491,7 +3906,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3918,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3931,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CompactRequest) GetHeader() *Header {
@@ -3551,7 +3966,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3563,7 +3978,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3576,7 +3991,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CompactResponse) GetHeader() *ResponseHeader {
@@ -3607,7 +4022,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +4034,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +4047,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SettleRequest) GetHeader() *Header {
@@ -3685,7 +4100,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +4112,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3710,7 +4125,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SettleResponse) GetHeader() *ResponseHeader {
@@ -3763,7 +4178,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[47]
+	mi := &file_kvdpb_kvd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +4190,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[47]
+	mi := &file_kvdpb_kvd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +4203,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{47}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Error) GetReason() Reason {
@@ -3874,7 +4289,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[48]
+	mi := &file_kvdpb_kvd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3886,7 +4301,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[48]
+	mi := &file_kvdpb_kvd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3899,7 +4314,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{48}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ClusterMap) GetEpoch() uint64 {
@@ -3966,7 +4381,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[49]
+	mi := &file_kvdpb_kvd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3978,7 +4393,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[49]
+	mi := &file_kvdpb_kvd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3991,7 +4406,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{49}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Node) GetId() string {
@@ -4049,7 +4464,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[50]
+	mi := &file_kvdpb_kvd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4061,7 +4476,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[50]
+	mi := &file_kvdpb_kvd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4074,7 +4489,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{50}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Shard) GetId() uint32 {
@@ -4108,7 +4523,7 @@ type SlotOverride struct {
 
 func (x *SlotOverride) Reset() {
 	*x = SlotOverride{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[51]
+	mi := &file_kvdpb_kvd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4120,7 +4535,7 @@ func (x *SlotOverride) String() string {
 func (*SlotOverride) ProtoMessage() {}
 
 func (x *SlotOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[51]
+	mi := &file_kvdpb_kvd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4133,7 +4548,7 @@ func (x *SlotOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotOverride.ProtoReflect.Descriptor instead.
 func (*SlotOverride) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{51}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SlotOverride) GetSlot() uint32 {
@@ -4159,7 +4574,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[52]
+	mi := &file_kvdpb_kvd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4171,7 +4586,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[52]
+	mi := &file_kvdpb_kvd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4184,7 +4599,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{52}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetMapRequest) GetHeader() *Header {
@@ -4209,7 +4624,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[53]
+	mi := &file_kvdpb_kvd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4221,7 +4636,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[53]
+	mi := &file_kvdpb_kvd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4234,7 +4649,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{53}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetMapResponse) GetHeader() *ResponseHeader {
@@ -4283,7 +4698,7 @@ type ShardLeader struct {
 
 func (x *ShardLeader) Reset() {
 	*x = ShardLeader{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[54]
+	mi := &file_kvdpb_kvd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4295,7 +4710,7 @@ func (x *ShardLeader) String() string {
 func (*ShardLeader) ProtoMessage() {}
 
 func (x *ShardLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[54]
+	mi := &file_kvdpb_kvd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4308,7 +4723,7 @@ func (x *ShardLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardLeader.ProtoReflect.Descriptor instead.
 func (*ShardLeader) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{54}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ShardLeader) GetShard() uint32 {
@@ -4341,7 +4756,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[55]
+	mi := &file_kvdpb_kvd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4353,7 +4768,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[55]
+	mi := &file_kvdpb_kvd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4366,7 +4781,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{55}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *NodeStatusRequest) GetHeader() *Header {
@@ -4394,7 +4809,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[56]
+	mi := &file_kvdpb_kvd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4406,7 +4821,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[56]
+	mi := &file_kvdpb_kvd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4419,7 +4834,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{56}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *NodeStatusResponse) GetHeader() *ResponseHeader {
@@ -4494,7 +4909,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[57]
+	mi := &file_kvdpb_kvd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4921,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[57]
+	mi := &file_kvdpb_kvd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4934,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{57}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ReplicaStatus) GetShard() uint32 {
@@ -4615,7 +5030,7 @@ type CheckDiskRequest struct {
 
 func (x *CheckDiskRequest) Reset() {
 	*x = CheckDiskRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[58]
+	mi := &file_kvdpb_kvd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4627,7 +5042,7 @@ func (x *CheckDiskRequest) String() string {
 func (*CheckDiskRequest) ProtoMessage() {}
 
 func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[58]
+	mi := &file_kvdpb_kvd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4640,7 +5055,7 @@ func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskRequest.ProtoReflect.Descriptor instead.
 func (*CheckDiskRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{58}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CheckDiskRequest) GetHeader() *Header {
@@ -4667,7 +5082,7 @@ type CheckDiskResponse struct {
 
 func (x *CheckDiskResponse) Reset() {
 	*x = CheckDiskResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[59]
+	mi := &file_kvdpb_kvd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4679,7 +5094,7 @@ func (x *CheckDiskResponse) String() string {
 func (*CheckDiskResponse) ProtoMessage() {}
 
 func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[59]
+	mi := &file_kvdpb_kvd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4692,7 +5107,7 @@ func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskResponse.ProtoReflect.Descriptor instead.
 func (*CheckDiskResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{59}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CheckDiskResponse) GetShard() uint32 {
@@ -4748,7 +5163,7 @@ type ShardRevisionRequest struct {
 
 func (x *ShardRevisionRequest) Reset() {
 	*x = ShardRevisionRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[60]
+	mi := &file_kvdpb_kvd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4760,7 +5175,7 @@ func (x *ShardRevisionRequest) String() string {
 func (*ShardRevisionRequest) ProtoMessage() {}
 
 func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[60]
+	mi := &file_kvdpb_kvd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4773,7 +5188,7 @@ func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionRequest.ProtoReflect.Descriptor instead.
 func (*ShardRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{60}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ShardRevisionRequest) GetHeader() *Header {
@@ -4800,7 +5215,7 @@ type ShardRevisionResponse struct {
 
 func (x *ShardRevisionResponse) Reset() {
 	*x = ShardRevisionResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[61]
+	mi := &file_kvdpb_kvd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4812,7 +5227,7 @@ func (x *ShardRevisionResponse) String() string {
 func (*ShardRevisionResponse) ProtoMessage() {}
 
 func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[61]
+	mi := &file_kvdpb_kvd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4825,7 +5240,7 @@ func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionResponse.ProtoReflect.Descriptor instead.
 func (*ShardRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{61}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ShardRevisionResponse) GetHeader() *ResponseHeader {
@@ -4858,7 +5273,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[62]
+	mi := &file_kvdpb_kvd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4870,7 +5285,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[62]
+	mi := &file_kvdpb_kvd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4883,7 +5298,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{62}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DigestRequest) GetHeader() *Header {
@@ -4935,7 +5350,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[63]
+	mi := &file_kvdpb_kvd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4947,7 +5362,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[63]
+	mi := &file_kvdpb_kvd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4960,7 +5375,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{63}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DigestResponse) GetHeader() *ResponseHeader {
@@ -5168,7 +5583,36 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\bR\tsucceeded\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12+\n" +
-	"\aresults\x18\x04 \x03(\v2\x11.kvd.v1.TxnResultR\aresults\"\xa0\x01\n" +
+	"\aresults\x18\x04 \x03(\v2\x11.kvd.v1.TxnResultR\aresults\"9\n" +
+	"\x0fListTxnsRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\"g\n" +
+	"\x10ListTxnsResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12#\n" +
+	"\x04txns\x18\x02 \x03(\v2\x0f.kvd.v1.TxnInfoR\x04txns\"\x9b\x02\n" +
+	"\aTxnInfo\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x15.kvd.v1.TxnInfo.StateR\x05state\x12\x16\n" +
+	"\x06anchor\x18\x03 \x01(\rR\x06anchor\x12\x16\n" +
+	"\x06others\x18\x04 \x03(\rR\x06others\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x19\n" +
+	"\bsince_ms\x18\x06 \x01(\x04R\asinceMs\x12\x12\n" +
+	"\x04keys\x18\a \x03(\fR\x04keys\"X\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_RUNNING\x10\x01\x12\x12\n" +
+	"\x0eSTATE_PREPARED\x10\x02\x12\x11\n" +
+	"\rSTATE_DECIDED\x10\x03\"N\n" +
+	"\x12ResolveTxnsRequest\x12&\n" +
+	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x10\n" +
+	"\x03ids\x18\x02 \x03(\tR\x03ids\"n\n" +
+	"\x13ResolveTxnsResponse\x12.\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12'\n" +
+	"\x04txns\x18\x02 \x03(\v2\x13.kvd.v1.ResolvedTxnR\x04txns\"q\n" +
+	"\vResolvedTxn\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\arunning\x18\x02 \x01(\bR\arunning\x12\x1c\n" +
+	"\tcommitted\x18\x03 \x01(\bR\tcommitted\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\xa0\x01\n" +
 	"\tTxnResult\x12 \n" +
 	"\x02kv\x18\x01 \x01(\v2\x10.kvd.v1.KeyValueR\x02kv\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\"\n" +
@@ -5415,7 +5859,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\rREASON_FENCED\x10\x16\x12\x13\n" +
 	"\x0fREASON_INTERNAL\x10\x17\x12\x18\n" +
 	"\x14REASON_TOO_MANY_KEYS\x10\x18\x12\x11\n" +
-	"\rREASON_LOCKED\x10\x192\xe1\x05\n" +
+	"\rREASON_LOCKED\x10\x192\xe8\x06\n" +
 	"\x02KV\x128\n" +
 	"\x05Batch\x12\x14.kvd.v1.BatchRequest\x1a\x15.kvd.v1.BatchResponse(\x010\x01\x12.\n" +
 	"\x03Put\x12\x12.kvd.v1.PutRequest\x1a\x13.kvd.v1.PutResponse\x12.\n" +
@@ -5428,7 +5872,9 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x04Hold\x12\x13.kvd.v1.HoldRequest\x1a\x14.kvd.v1.HoldResponse\x12:\n" +
 	"\aConfirm\x12\x16.kvd.v1.ConfirmRequest\x1a\x17.kvd.v1.ConfirmResponse\x128\n" +
 	"\x05Watch\x12\x14.kvd.v1.WatchRequest\x1a\x15.kvd.v1.WatchResponse(\x010\x01\x12:\n" +
-	"\aCompact\x12\x16.kvd.v1.CompactRequest\x1a\x17.kvd.v1.CompactResponse\x127\n" +
+	"\aCompact\x12\x16.kvd.v1.CompactRequest\x1a\x17.kvd.v1.CompactResponse\x12=\n" +
+	"\bListTxns\x12\x17.kvd.v1.ListTxnsRequest\x1a\x18.kvd.v1.ListTxnsResponse\x12F\n" +
+	"\vResolveTxns\x12\x1a.kvd.v1.ResolveTxnsRequest\x1a\x1b.kvd.v1.ResolveTxnsResponse\x127\n" +
 	"\x06Settle\x12\x15.kvd.v1.SettleRequest\x1a\x16.kvd.v1.SettleResponse2\xd2\x02\n" +
 	"\aCluster\x127\n" +
 	"\x06GetMap\x12\x15.kvd.v1.GetMapRequest\x1a\x16.kvd.v1.GetMapResponse\x12C\n" +
@@ -5450,206 +5896,224 @@ func file_kvdpb_kvd_proto_rawDescGZIP() []byte {
 	return file_kvdpb_kvd_proto_rawDescData
 }
 
-var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_kvdpb_kvd_proto_goTypes = []any{
 	(Relation)(0),                 // 0: kvd.v1.Relation
 	(Reason)(0),                   // 1: kvd.v1.Reason
-	(*Header)(nil),                // 2: kvd.v1.Header
-	(*ResponseHeader)(nil),        // 3: kvd.v1.ResponseHeader
-	(*Attempt)(nil),               // 4: kvd.v1.Attempt
-	(*KeyValue)(nil),              // 5: kvd.v1.KeyValue
-	(*PutOp)(nil),                 // 6: kvd.v1.PutOp
-	(*DeleteOp)(nil),              // 7: kvd.v1.DeleteOp
-	(*GetOp)(nil),                 // 8: kvd.v1.GetOp
-	(*WriteOp)(nil),               // 9: kvd.v1.WriteOp
-	(*WriteResult)(nil),           // 10: kvd.v1.WriteResult
-	(*GetResult)(nil),             // 11: kvd.v1.GetResult
-	(*BatchRequest)(nil),          // 12: kvd.v1.BatchRequest
-	(*BatchResponse)(nil),         // 13: kvd.v1.BatchResponse
-	(*PutRequest)(nil),            // 14: kvd.v1.PutRequest
-	(*PutResponse)(nil),           // 15: kvd.v1.PutResponse
-	(*GetRequest)(nil),            // 16: kvd.v1.GetRequest
-	(*GetResponse)(nil),           // 17: kvd.v1.GetResponse
-	(*DeleteRequest)(nil),         // 18: kvd.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 19: kvd.v1.DeleteResponse
-	(*DeleteRangeRequest)(nil),    // 20: kvd.v1.DeleteRangeRequest
-	(*DeleteRangeResponse)(nil),   // 21: kvd.v1.DeleteRangeResponse
-	(*TxnRequest)(nil),            // 22: kvd.v1.TxnRequest
-	(*Compare)(nil),               // 23: kvd.v1.Compare
-	(*Unchanged)(nil),             // 24: kvd.v1.Unchanged
-	(*TxnOp)(nil),                 // 25: kvd.v1.TxnOp
-	(*DeleteRangeOp)(nil),         // 26: kvd.v1.DeleteRangeOp
-	(*RangeOp)(nil),               // 27: kvd.v1.RangeOp
-	(*TxnResponse)(nil),           // 28: kvd.v1.TxnResponse
-	(*TxnResult)(nil),             // 29: kvd.v1.TxnResult
-	(*RangeRequest)(nil),          // 30: kvd.v1.RangeRequest
-	(*RangeResponse)(nil),         // 31: kvd.v1.RangeResponse
-	(*HistoryRequest)(nil),        // 32: kvd.v1.HistoryRequest
-	(*HistoryResponse)(nil),       // 33: kvd.v1.HistoryResponse
-	(*KeyVersion)(nil),            // 34: kvd.v1.KeyVersion
-	(*HoldRequest)(nil),           // 35: kvd.v1.HoldRequest
-	(*HoldResponse)(nil),          // 36: kvd.v1.HoldResponse
-	(*ConfirmRequest)(nil),        // 37: kvd.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),       // 38: kvd.v1.ConfirmResponse
-	(*WatchRequest)(nil),          // 39: kvd.v1.WatchRequest
-	(*WatchCreate)(nil),           // 40: kvd.v1.WatchCreate
-	(*WatchCancel)(nil),           // 41: kvd.v1.WatchCancel
-	(*WatchAdvance)(nil),          // 42: kvd.v1.WatchAdvance
-	(*WatchResponse)(nil),         // 43: kvd.v1.WatchResponse
-	(*WatchEvent)(nil),            // 44: kvd.v1.WatchEvent
-	(*CompactRequest)(nil),        // 45: kvd.v1.CompactRequest
-	(*CompactResponse)(nil),       // 46: kvd.v1.CompactResponse
-	(*SettleRequest)(nil),         // 47: kvd.v1.SettleRequest
-	(*SettleResponse)(nil),        // 48: kvd.v1.SettleResponse
-	(*Error)(nil),                 // 49: kvd.v1.Error
-	(*ClusterMap)(nil),            // 50: kvd.v1.ClusterMap
-	(*Node)(nil),                  // 51: kvd.v1.Node
-	(*Shard)(nil),                 // 52: kvd.v1.Shard
-	(*SlotOverride)(nil),          // 53: kvd.v1.SlotOverride
-	(*GetMapRequest)(nil),         // 54: kvd.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 55: kvd.v1.GetMapResponse
-	(*ShardLeader)(nil),           // 56: kvd.v1.ShardLeader
-	(*NodeStatusRequest)(nil),     // 57: kvd.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 58: kvd.v1.NodeStatusResponse
-	(*ReplicaStatus)(nil),         // 59: kvd.v1.ReplicaStatus
-	(*CheckDiskRequest)(nil),      // 60: kvd.v1.CheckDiskRequest
-	(*CheckDiskResponse)(nil),     // 61: kvd.v1.CheckDiskResponse
-	(*ShardRevisionRequest)(nil),  // 62: kvd.v1.ShardRevisionRequest
-	(*ShardRevisionResponse)(nil), // 63: kvd.v1.ShardRevisionResponse
-	(*DigestRequest)(nil),         // 64: kvd.v1.DigestRequest
-	(*DigestResponse)(nil),        // 65: kvd.v1.DigestResponse
+	(TxnInfo_State)(0),            // 2: kvd.v1.TxnInfo.State
+	(*Header)(nil),                // 3: kvd.v1.Header
+	(*ResponseHeader)(nil),        // 4: kvd.v1.ResponseHeader
+	(*Attempt)(nil),               // 5: kvd.v1.Attempt
+	(*KeyValue)(nil),              // 6: kvd.v1.KeyValue
+	(*PutOp)(nil),                 // 7: kvd.v1.PutOp
+	(*DeleteOp)(nil),              // 8: kvd.v1.DeleteOp
+	(*GetOp)(nil),                 // 9: kvd.v1.GetOp
+	(*WriteOp)(nil),               // 10: kvd.v1.WriteOp
+	(*WriteResult)(nil),           // 11: kvd.v1.WriteResult
+	(*GetResult)(nil),             // 12: kvd.v1.GetResult
+	(*BatchRequest)(nil),          // 13: kvd.v1.BatchRequest
+	(*BatchResponse)(nil),         // 14: kvd.v1.BatchResponse
+	(*PutRequest)(nil),            // 15: kvd.v1.PutRequest
+	(*PutResponse)(nil),           // 16: kvd.v1.PutResponse
+	(*GetRequest)(nil),            // 17: kvd.v1.GetRequest
+	(*GetResponse)(nil),           // 18: kvd.v1.GetResponse
+	(*DeleteRequest)(nil),         // 19: kvd.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 20: kvd.v1.DeleteResponse
+	(*DeleteRangeRequest)(nil),    // 21: kvd.v1.DeleteRangeRequest
+	(*DeleteRangeResponse)(nil),   // 22: kvd.v1.DeleteRangeResponse
+	(*TxnRequest)(nil),            // 23: kvd.v1.TxnRequest
+	(*Compare)(nil),               // 24: kvd.v1.Compare
+	(*Unchanged)(nil),             // 25: kvd.v1.Unchanged
+	(*TxnOp)(nil),                 // 26: kvd.v1.TxnOp
+	(*DeleteRangeOp)(nil),         // 27: kvd.v1.DeleteRangeOp
+	(*RangeOp)(nil),               // 28: kvd.v1.RangeOp
+	(*TxnResponse)(nil),           // 29: kvd.v1.TxnResponse
+	(*ListTxnsRequest)(nil),       // 30: kvd.v1.ListTxnsRequest
+	(*ListTxnsResponse)(nil),      // 31: kvd.v1.ListTxnsResponse
+	(*TxnInfo)(nil),               // 32: kvd.v1.TxnInfo
+	(*ResolveTxnsRequest)(nil),    // 33: kvd.v1.ResolveTxnsRequest
+	(*ResolveTxnsResponse)(nil),   // 34: kvd.v1.ResolveTxnsResponse
+	(*ResolvedTxn)(nil),           // 35: kvd.v1.ResolvedTxn
+	(*TxnResult)(nil),             // 36: kvd.v1.TxnResult
+	(*RangeRequest)(nil),          // 37: kvd.v1.RangeRequest
+	(*RangeResponse)(nil),         // 38: kvd.v1.RangeResponse
+	(*HistoryRequest)(nil),        // 39: kvd.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 40: kvd.v1.HistoryResponse
+	(*KeyVersion)(nil),            // 41: kvd.v1.KeyVersion
+	(*HoldRequest)(nil),           // 42: kvd.v1.HoldRequest
+	(*HoldResponse)(nil),          // 43: kvd.v1.HoldResponse
+	(*ConfirmRequest)(nil),        // 44: kvd.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),       // 45: kvd.v1.ConfirmResponse
+	(*WatchRequest)(nil),          // 46: kvd.v1.WatchRequest
+	(*WatchCreate)(nil),           // 47: kvd.v1.WatchCreate
+	(*WatchCancel)(nil),           // 48: kvd.v1.WatchCancel
+	(*WatchAdvance)(nil),          // 49: kvd.v1.WatchAdvance
+	(*WatchResponse)(nil),         // 50: kvd.v1.WatchResponse
+	(*WatchEvent)(nil),            // 51: kvd.v1.WatchEvent
+	(*CompactRequest)(nil),        // 52: kvd.v1.CompactRequest
+	(*CompactResponse)(nil),       // 53: kvd.v1.CompactResponse
+	(*SettleRequest)(nil),         // 54: kvd.v1.SettleRequest
+	(*SettleResponse)(nil),        // 55: kvd.v1.SettleResponse
+	(*Error)(nil),                 // 56: kvd.v1.Error
+	(*ClusterMap)(nil),            // 57: kvd.v1.ClusterMap
+	(*Node)(nil),                  // 58: kvd.v1.Node
+	(*Shard)(nil),                 // 59: kvd.v1.Shard
+	(*SlotOverride)(nil),          // 60: kvd.v1.SlotOverride
+	(*GetMapRequest)(nil),         // 61: kvd.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 62: kvd.v1.GetMapResponse
+	(*ShardLeader)(nil),           // 63: kvd.v1.ShardLeader
+	(*NodeStatusRequest)(nil),     // 64: kvd.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 65: kvd.v1.NodeStatusResponse
+	(*ReplicaStatus)(nil),         // 66: kvd.v1.ReplicaStatus
+	(*CheckDiskRequest)(nil),      // 67: kvd.v1.CheckDiskRequest
+	(*CheckDiskResponse)(nil),     // 68: kvd.v1.CheckDiskResponse
+	(*ShardRevisionRequest)(nil),  // 69: kvd.v1.ShardRevisionRequest
+	(*ShardRevisionResponse)(nil), // 70: kvd.v1.ShardRevisionResponse
+	(*DigestRequest)(nil),         // 71: kvd.v1.DigestRequest
+	(*DigestResponse)(nil),        // 72: kvd.v1.DigestResponse
 }
 var file_kvdpb_kvd_proto_depIdxs = []int32{
-	6,   // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
-	7,   // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
-	5,   // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
-	49,  // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
-	5,   // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
-	49,  // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
-	2,   // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
-	9,   // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
-	8,   // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
-	3,   // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	49,  // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
-	10,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
-	11,  // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
-	2,   // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
-	4,   // 14: kvd.v1.PutRequest.attempt:type_name -> kvd.v1.Attempt
-	6,   // 15: kvd.v1.PutRequest.op:type_name -> kvd.v1.PutOp
-	3,   // 16: kvd.v1.PutResponse.header:type_name -> kvd.v1.ResponseHeader
-	5,   // 17: kvd.v1.PutResponse.prev:type_name -> kvd.v1.KeyValue
-	2,   // 18: kvd.v1.GetRequest.header:type_name -> kvd.v1.Header
-	8,   // 19: kvd.v1.GetRequest.op:type_name -> kvd.v1.GetOp
-	3,   // 20: kvd.v1.GetResponse.header:type_name -> kvd.v1.ResponseHeader
-	5,   // 21: kvd.v1.GetResponse.kv:type_name -> kvd.v1.KeyValue
-	2,   // 22: kvd.v1.DeleteRequest.header:type_name -> kvd.v1.Header
-	4,   // 23: kvd.v1.DeleteRequest.attempt:type_name -> kvd.v1.Attempt
-	7,   // 24: kvd.v1.DeleteRequest.op:type_name -> kvd.v1.DeleteOp
-	3,   // 25: kvd.v1.DeleteResponse.header:type_name -> kvd.v1.ResponseHeader
-	5,   // 26: kvd.v1.DeleteResponse.prev:type_name -> kvd.v1.KeyValue
-	2,   // 27: kvd.v1.DeleteRangeRequest.header:type_name -> kvd.v1.Header
-	4,   // 28: kvd.v1.DeleteRangeRequest.attempt:type_name -> kvd.v1.Attempt
-	3,   // 29: kvd.v1.DeleteRangeResponse.header:type_name -> kvd.v1.ResponseHeader
-	2,   // 30: kvd.v1.TxnRequest.header:type_name -> kvd.v1.Header
-	4,   // 31: kvd.v1.TxnRequest.attempt:type_name -> kvd.v1.Attempt
-	23,  // 32: kvd.v1.TxnRequest.compares:type_name -> kvd.v1.Compare
-	25,  // 33: kvd.v1.TxnRequest.then:type_name -> kvd.v1.TxnOp
-	25,  // 34: kvd.v1.TxnRequest.otherwise:type_name -> kvd.v1.TxnOp
+	7,   // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
+	8,   // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
+	6,   // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
+	56,  // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
+	6,   // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
+	56,  // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
+	3,   // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
+	10,  // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
+	9,   // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
+	4,   // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
+	56,  // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
+	11,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
+	12,  // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
+	3,   // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
+	5,   // 14: kvd.v1.PutRequest.attempt:type_name -> kvd.v1.Attempt
+	7,   // 15: kvd.v1.PutRequest.op:type_name -> kvd.v1.PutOp
+	4,   // 16: kvd.v1.PutResponse.header:type_name -> kvd.v1.ResponseHeader
+	6,   // 17: kvd.v1.PutResponse.prev:type_name -> kvd.v1.KeyValue
+	3,   // 18: kvd.v1.GetRequest.header:type_name -> kvd.v1.Header
+	9,   // 19: kvd.v1.GetRequest.op:type_name -> kvd.v1.GetOp
+	4,   // 20: kvd.v1.GetResponse.header:type_name -> kvd.v1.ResponseHeader
+	6,   // 21: kvd.v1.GetResponse.kv:type_name -> kvd.v1.KeyValue
+	3,   // 22: kvd.v1.DeleteRequest.header:type_name -> kvd.v1.Header
+	5,   // 23: kvd.v1.DeleteRequest.attempt:type_name -> kvd.v1.Attempt
+	8,   // 24: kvd.v1.DeleteRequest.op:type_name -> kvd.v1.DeleteOp
+	4,   // 25: kvd.v1.DeleteResponse.header:type_name -> kvd.v1.ResponseHeader
+	6,   // 26: kvd.v1.DeleteResponse.prev:type_name -> kvd.v1.KeyValue
+	3,   // 27: kvd.v1.DeleteRangeRequest.header:type_name -> kvd.v1.Header
+	5,   // 28: kvd.v1.DeleteRangeRequest.attempt:type_name -> kvd.v1.Attempt
+	4,   // 29: kvd.v1.DeleteRangeResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 30: kvd.v1.TxnRequest.header:type_name -> kvd.v1.Header
+	5,   // 31: kvd.v1.TxnRequest.attempt:type_name -> kvd.v1.Attempt
+	24,  // 32: kvd.v1.TxnRequest.compares:type_name -> kvd.v1.Compare
+	26,  // 33: kvd.v1.TxnRequest.then:type_name -> kvd.v1.TxnOp
+	26,  // 34: kvd.v1.TxnRequest.otherwise:type_name -> kvd.v1.TxnOp
 	0,   // 35: kvd.v1.Compare.relation:type_name -> kvd.v1.Relation
-	24,  // 36: kvd.v1.Compare.unchanged:type_name -> kvd.v1.Unchanged
-	6,   // 37: kvd.v1.TxnOp.put:type_name -> kvd.v1.PutOp
-	8,   // 38: kvd.v1.TxnOp.get:type_name -> kvd.v1.GetOp
-	7,   // 39: kvd.v1.TxnOp.delete:type_name -> kvd.v1.DeleteOp
-	26,  // 40: kvd.v1.TxnOp.delete_range:type_name -> kvd.v1.DeleteRangeOp
-	27,  // 41: kvd.v1.TxnOp.range:type_name -> kvd.v1.RangeOp
-	3,   // 42: kvd.v1.TxnResponse.header:type_name -> kvd.v1.ResponseHeader
-	29,  // 43: kvd.v1.TxnResponse.results:type_name -> kvd.v1.TxnResult
-	5,   // 44: kvd.v1.TxnResult.kv:type_name -> kvd.v1.KeyValue
-	5,   // 45: kvd.v1.TxnResult.kvs:type_name -> kvd.v1.KeyValue
-	49,  // 46: kvd.v1.TxnResult.error:type_name -> kvd.v1.Error
-	2,   // 47: kvd.v1.RangeRequest.header:type_name -> kvd.v1.Header
-	3,   // 48: kvd.v1.RangeResponse.header:type_name -> kvd.v1.ResponseHeader
-	5,   // 49: kvd.v1.RangeResponse.kvs:type_name -> kvd.v1.KeyValue
-	2,   // 50: kvd.v1.HistoryRequest.header:type_name -> kvd.v1.Header
-	3,   // 51: kvd.v1.HistoryResponse.header:type_name -> kvd.v1.ResponseHeader
-	34,  // 52: kvd.v1.HistoryResponse.versions:type_name -> kvd.v1.KeyVersion
-	5,   // 53: kvd.v1.KeyVersion.kv:type_name -> kvd.v1.KeyValue
-	2,   // 54: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
-	3,   // 55: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
-	2,   // 56: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
-	3,   // 57: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
-	2,   // 58: kvd.v1.WatchRequest.header:type_name -> kvd.v1.Header
-	40,  // 59: kvd.v1.WatchRequest.create:type_name -> kvd.v1.WatchCreate
-	41,  // 60: kvd.v1.WatchRequest.cancel:type_name -> kvd.v1.WatchCancel
-	42,  // 61: kvd.v1.WatchRequest.advance:type_name -> kvd.v1.WatchAdvance
-	3,   // 62: kvd.v1.WatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	44,  // 63: kvd.v1.WatchResponse.events:type_name -> kvd.v1.WatchEvent
-	49,  // 64: kvd.v1.WatchResponse.error:type_name -> kvd.v1.Error
-	5,   // 65: kvd.v1.WatchEvent.kv:type_name -> kvd.v1.KeyValue
-	5,   // 66: kvd.v1.WatchEvent.prev:type_name -> kvd.v1.KeyValue
-	2,   // 67: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
-	3,   // 68: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
-	2,   // 69: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
-	3,   // 70: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
-	10,  // 71: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
-	1,   // 72: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
-	51,  // 73: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
-	52,  // 74: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
-	53,  // 75: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
-	2,   // 76: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
-	3,   // 77: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
-	50,  // 78: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
-	56,  // 79: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
-	2,   // 80: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
-	3,   // 81: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
-	59,  // 82: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
-	2,   // 83: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
-	2,   // 84: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
-	3,   // 85: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
-	2,   // 86: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
-	3,   // 87: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
-	12,  // 88: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
-	14,  // 89: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
-	16,  // 90: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
-	18,  // 91: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
-	20,  // 92: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
-	22,  // 93: kvd.v1.KV.Txn:input_type -> kvd.v1.TxnRequest
-	30,  // 94: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
-	32,  // 95: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
-	35,  // 96: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
-	37,  // 97: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
-	39,  // 98: kvd.v1.KV.Watch:input_type -> kvd.v1.WatchRequest
-	45,  // 99: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
-	47,  // 100: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
-	54,  // 101: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
-	57,  // 102: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
-	60,  // 103: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
-	62,  // 104: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
-	64,  // 105: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
-	13,  // 106: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
-	15,  // 107: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
-	17,  // 108: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
-	19,  // 109: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
-	21,  // 110: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
-	28,  // 111: kvd.v1.KV.Txn:output_type -> kvd.v1.TxnResponse
-	31,  // 112: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
-	33,  // 113: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
-	36,  // 114: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
-	38,  // 115: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
-	43,  // 116: kvd.v1.KV.Watch:output_type -> kvd.v1.WatchResponse
-	46,  // 117: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
-	48,  // 118: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
-	55,  // 119: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
-	58,  // 120: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
-	61,  // 121: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
-	63,  // 122: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
-	65,  // 123: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
-	106, // [106:124] is the sub-list for method output_type
-	88,  // [88:106] is the sub-list for method input_type
-	88,  // [88:88] is the sub-list for extension type_name
-	88,  // [88:88] is the sub-list for extension extendee
-	0,   // [0:88] is the sub-list for field type_name
+	25,  // 36: kvd.v1.Compare.unchanged:type_name -> kvd.v1.Unchanged
+	7,   // 37: kvd.v1.TxnOp.put:type_name -> kvd.v1.PutOp
+	9,   // 38: kvd.v1.TxnOp.get:type_name -> kvd.v1.GetOp
+	8,   // 39: kvd.v1.TxnOp.delete:type_name -> kvd.v1.DeleteOp
+	27,  // 40: kvd.v1.TxnOp.delete_range:type_name -> kvd.v1.DeleteRangeOp
+	28,  // 41: kvd.v1.TxnOp.range:type_name -> kvd.v1.RangeOp
+	4,   // 42: kvd.v1.TxnResponse.header:type_name -> kvd.v1.ResponseHeader
+	36,  // 43: kvd.v1.TxnResponse.results:type_name -> kvd.v1.TxnResult
+	3,   // 44: kvd.v1.ListTxnsRequest.header:type_name -> kvd.v1.Header
+	4,   // 45: kvd.v1.ListTxnsResponse.header:type_name -> kvd.v1.ResponseHeader
+	32,  // 46: kvd.v1.ListTxnsResponse.txns:type_name -> kvd.v1.TxnInfo
+	2,   // 47: kvd.v1.TxnInfo.state:type_name -> kvd.v1.TxnInfo.State
+	3,   // 48: kvd.v1.ResolveTxnsRequest.header:type_name -> kvd.v1.Header
+	4,   // 49: kvd.v1.ResolveTxnsResponse.header:type_name -> kvd.v1.ResponseHeader
+	35,  // 50: kvd.v1.ResolveTxnsResponse.txns:type_name -> kvd.v1.ResolvedTxn
+	6,   // 51: kvd.v1.TxnResult.kv:type_name -> kvd.v1.KeyValue
+	6,   // 52: kvd.v1.TxnResult.kvs:type_name -> kvd.v1.KeyValue
+	56,  // 53: kvd.v1.TxnResult.error:type_name -> kvd.v1.Error
+	3,   // 54: kvd.v1.RangeRequest.header:type_name -> kvd.v1.Header
+	4,   // 55: kvd.v1.RangeResponse.header:type_name -> kvd.v1.ResponseHeader
+	6,   // 56: kvd.v1.RangeResponse.kvs:type_name -> kvd.v1.KeyValue
+	3,   // 57: kvd.v1.HistoryRequest.header:type_name -> kvd.v1.Header
+	4,   // 58: kvd.v1.HistoryResponse.header:type_name -> kvd.v1.ResponseHeader
+	41,  // 59: kvd.v1.HistoryResponse.versions:type_name -> kvd.v1.KeyVersion
+	6,   // 60: kvd.v1.KeyVersion.kv:type_name -> kvd.v1.KeyValue
+	3,   // 61: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
+	4,   // 62: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 63: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
+	4,   // 64: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 65: kvd.v1.WatchRequest.header:type_name -> kvd.v1.Header
+	47,  // 66: kvd.v1.WatchRequest.create:type_name -> kvd.v1.WatchCreate
+	48,  // 67: kvd.v1.WatchRequest.cancel:type_name -> kvd.v1.WatchCancel
+	49,  // 68: kvd.v1.WatchRequest.advance:type_name -> kvd.v1.WatchAdvance
+	4,   // 69: kvd.v1.WatchResponse.header:type_name -> kvd.v1.ResponseHeader
+	51,  // 70: kvd.v1.WatchResponse.events:type_name -> kvd.v1.WatchEvent
+	56,  // 71: kvd.v1.WatchResponse.error:type_name -> kvd.v1.Error
+	6,   // 72: kvd.v1.WatchEvent.kv:type_name -> kvd.v1.KeyValue
+	6,   // 73: kvd.v1.WatchEvent.prev:type_name -> kvd.v1.KeyValue
+	3,   // 74: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
+	4,   // 75: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 76: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
+	4,   // 77: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
+	11,  // 78: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
+	1,   // 79: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
+	58,  // 80: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
+	59,  // 81: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
+	60,  // 82: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
+	3,   // 83: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
+	4,   // 84: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
+	57,  // 85: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
+	63,  // 86: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
+	3,   // 87: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
+	4,   // 88: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
+	66,  // 89: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
+	3,   // 90: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
+	3,   // 91: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
+	4,   // 92: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 93: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
+	4,   // 94: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
+	13,  // 95: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
+	15,  // 96: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
+	17,  // 97: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
+	19,  // 98: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
+	21,  // 99: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
+	23,  // 100: kvd.v1.KV.Txn:input_type -> kvd.v1.TxnRequest
+	37,  // 101: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
+	39,  // 102: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
+	42,  // 103: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
+	44,  // 104: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
+	46,  // 105: kvd.v1.KV.Watch:input_type -> kvd.v1.WatchRequest
+	52,  // 106: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
+	30,  // 107: kvd.v1.KV.ListTxns:input_type -> kvd.v1.ListTxnsRequest
+	33,  // 108: kvd.v1.KV.ResolveTxns:input_type -> kvd.v1.ResolveTxnsRequest
+	54,  // 109: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
+	61,  // 110: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
+	64,  // 111: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
+	67,  // 112: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
+	69,  // 113: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
+	71,  // 114: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
+	14,  // 115: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
+	16,  // 116: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
+	18,  // 117: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
+	20,  // 118: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
+	22,  // 119: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
+	29,  // 120: kvd.v1.KV.Txn:output_type -> kvd.v1.TxnResponse
+	38,  // 121: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
+	40,  // 122: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
+	43,  // 123: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
+	45,  // 124: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
+	50,  // 125: kvd.v1.KV.Watch:output_type -> kvd.v1.WatchResponse
+	53,  // 126: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
+	31,  // 127: kvd.v1.KV.ListTxns:output_type -> kvd.v1.ListTxnsResponse
+	34,  // 128: kvd.v1.KV.ResolveTxns:output_type -> kvd.v1.ResolveTxnsResponse
+	55,  // 129: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
+	62,  // 130: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
+	65,  // 131: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
+	68,  // 132: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
+	70,  // 133: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
+	72,  // 134: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
+	115, // [115:135] is the sub-list for method output_type
+	95,  // [95:115] is the sub-list for method input_type
+	95,  // [95:95] is the sub-list for extension type_name
+	95,  // [95:95] is the sub-list for extension extendee
+	0,   // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -5679,19 +6143,19 @@ func file_kvdpb_kvd_proto_init() {
 		(*TxnOp_DeleteRange)(nil),
 		(*TxnOp_Range)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[37].OneofWrappers = []any{
+	file_kvdpb_kvd_proto_msgTypes[43].OneofWrappers = []any{
 		(*WatchRequest_Create)(nil),
 		(*WatchRequest_Cancel)(nil),
 		(*WatchRequest_Advance)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[59].OneofWrappers = []any{}
+	file_kvdpb_kvd_proto_msgTypes[65].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_kvd_proto_rawDesc), len(file_kvdpb_kvd_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   64,
+			NumEnums:      3,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -36,6 +36,8 @@ const (
 	KV_Confirm_FullMethodName     = "/kvd.v1.KV/Confirm"
 	KV_Watch_FullMethodName       = "/kvd.v1.KV/Watch"
 	KV_Compact_FullMethodName     = "/kvd.v1.KV/Compact"
+	KV_ListTxns_FullMethodName    = "/kvd.v1.KV/ListTxns"
+	KV_ResolveTxns_FullMethodName = "/kvd.v1.KV/ResolveTxns"
 	KV_Settle_FullMethodName      = "/kvd.v1.KV/Settle"
 )
 
@@ -75,6 +77,13 @@ type KVClient interface {
 	// Compact drops the history of a shard that lies below a revision: what was
 	// there before cannot be read any more.
 	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error)
+	// ListTxns tells which transactions of several shards a shard takes part in: those
+	// that it runs, has prepared for another one, or has decided and participants have
+	// yet to do.
+	ListTxns(ctx context.Context, in *ListTxnsRequest, opts ...grpc.CallOption) (*ListTxnsResponse, error)
+	// ResolveTxns asks at once what has become of transactions that a shard has prepared,
+	// as it does by itself now and then, and does what was decided.
+	ResolveTxns(ctx context.Context, in *ResolveTxnsRequest, opts ...grpc.CallOption) (*ResolveTxnsResponse, error)
 	// Settle learns the outcome of a write whose answer was lost, or makes it
 	// void for ever.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
@@ -223,6 +232,26 @@ func (c *kVClient) Compact(ctx context.Context, in *CompactRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *kVClient) ListTxns(ctx context.Context, in *ListTxnsRequest, opts ...grpc.CallOption) (*ListTxnsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTxnsResponse)
+	err := c.cc.Invoke(ctx, KV_ListTxns_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kVClient) ResolveTxns(ctx context.Context, in *ResolveTxnsRequest, opts ...grpc.CallOption) (*ResolveTxnsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResolveTxnsResponse)
+	err := c.cc.Invoke(ctx, KV_ResolveTxns_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *kVClient) Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SettleResponse)
@@ -269,6 +298,13 @@ type KVServer interface {
 	// Compact drops the history of a shard that lies below a revision: what was
 	// there before cannot be read any more.
 	Compact(context.Context, *CompactRequest) (*CompactResponse, error)
+	// ListTxns tells which transactions of several shards a shard takes part in: those
+	// that it runs, has prepared for another one, or has decided and participants have
+	// yet to do.
+	ListTxns(context.Context, *ListTxnsRequest) (*ListTxnsResponse, error)
+	// ResolveTxns asks at once what has become of transactions that a shard has prepared,
+	// as it does by itself now and then, and does what was decided.
+	ResolveTxns(context.Context, *ResolveTxnsRequest) (*ResolveTxnsResponse, error)
 	// Settle learns the outcome of a write whose answer was lost, or makes it
 	// void for ever.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
@@ -317,6 +353,12 @@ func (UnimplementedKVServer) Watch(grpc.BidiStreamingServer[WatchRequest, WatchR
 }
 func (UnimplementedKVServer) Compact(context.Context, *CompactRequest) (*CompactResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Compact not implemented")
+}
+func (UnimplementedKVServer) ListTxns(context.Context, *ListTxnsRequest) (*ListTxnsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTxns not implemented")
+}
+func (UnimplementedKVServer) ResolveTxns(context.Context, *ResolveTxnsRequest) (*ResolveTxnsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResolveTxns not implemented")
 }
 func (UnimplementedKVServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
@@ -529,6 +571,42 @@ func _KV_Compact_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KV_ListTxns_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTxnsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).ListTxns(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_ListTxns_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).ListTxns(ctx, req.(*ListTxnsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KV_ResolveTxns_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResolveTxnsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).ResolveTxns(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_ResolveTxns_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).ResolveTxns(ctx, req.(*ResolveTxnsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _KV_Settle_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SettleRequest)
 	if err := dec(in); err != nil {
@@ -589,6 +667,14 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Compact",
 			Handler:    _KV_Compact_Handler,
+		},
+		{
+			MethodName: "ListTxns",
+			Handler:    _KV_ListTxns_Handler,
+		},
+		{
+			MethodName: "ResolveTxns",
+			Handler:    _KV_ResolveTxns_Handler,
 		},
 		{
 			MethodName: "Settle",

@@ -83,6 +83,23 @@ const (
 	SnapshotLosesMemtable Name = "snapshot-loses-memtable"
 )
 
+// Bugs of transactions of several shards.
+const (
+	// IntentsUnread: readers do not wait for what is prepared.
+	IntentsUnread Name = "intents-unread"
+	// LocksIgnored: what is prepared is in nobody's way.
+	LocksIgnored Name = "locks-ignored"
+	// OrphanAdmitted: an attempt that is over can be prepared.
+	OrphanAdmitted Name = "orphan-admitted"
+	// DecisionLost: the deciding shard does not remember what it has decided.
+	DecisionLost Name = "decision-lost"
+	// RunningTakenForAborted: who asks of a transaction that is not decided yet is told
+	// that it never will be.
+	RunningTakenForAborted Name = "running-taken-for-aborted"
+	// WatchPastIntents: a watch is told of more than what can no longer be written below.
+	WatchPastIntents Name = "watch-past-intents"
+)
+
 // Bugs of the store.
 const (
 	// DedupeNotCheckpointed: the records for exactly-once do not go into the file.
@@ -126,6 +143,7 @@ var All = []Name{
 	NewIdentity, UnknownAsFailed,
 	ReplyBeforeSync, WriteErrorIgnored, OldTermExecuted, RevisionGoesBack, ConditionIgnored, CompareIgnored, TxnCutShort,
 	SnapshotLosesMemtable,
+	IntentsUnread, LocksIgnored, OrphanAdmitted, DecisionLost, RunningTakenForAborted, WatchPastIntents,
 	DedupeNotCheckpointed, DedupeLostAtInstall, IndexAheadOfData, DeletedKeyReturns, HistoryLost, DamageIgnored,
 	ToldTooMuch, RangeCutOff, ConfirmLeftOut, AnswerOfThePresent,
 	WatchResumedLate, WatchWithoutPin,

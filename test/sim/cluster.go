@@ -61,6 +61,8 @@ type Config struct {
 	Retention shard.Retention
 	// Rand draws what faults leave to chance; needed for those of disks.
 	Rand *rand.Rand
+	// OnTxnStep is told what steps nodes take of transactions of several shards.
+	OnTxnStep func(node string, step shard.TxnStep)
 	// MemtableBytes: what a shard applies before it writes a checkpoint.
 	MemtableBytes int64
 }
@@ -142,6 +144,11 @@ func (c *Cluster) StartNode(name string) {
 		Listen: host.Listen, Dial: host.Dial, FS: c.disks[name],
 		WallClock: func() time.Time { return time.Now().Add(time.Duration(wall.Load())) },
 		Logger:    log, Registry: c.registries[name],
+		OnTxnStep: func(step shard.TxnStep) {
+			if c.cfg.OnTxnStep != nil {
+				c.cfg.OnTxnStep(name, step)
+			}
+		},
 	})
 	if err != nil {
 		c.t.Fatalf("open %s: %v", name, err)
