@@ -14,6 +14,9 @@ import (
 // are asked to hold writes back meanwhile.
 const holdAfter = 2
 
+// holdMilli is how long they do so at most, in milliseconds.
+const holdMilli = 50
+
 // reading is a read of several shards.
 type reading struct {
 	// begin reads at a revision. It returns once each shard has answered, and hence
@@ -34,11 +37,12 @@ type reading struct {
 func (c *Client) oneInstant(ctx context.Context, rd reading) error {
 	r := c.newRetry(ctx)
 	at := max(c.revision.Load(), 1)
+	since := at
 	for attempt := 1; ; attempt++ {
 		hold := uint64(0)
 		if attempt > holdAfter {
 			hold = rand.Uint64() | 1
-			present, err := c.hold(ctx, &rd, hold)
+			present, err := c.hold(ctx, &rd, hold, since)
 			if err != nil {
 				return err
 			}
@@ -76,13 +80,19 @@ func (c *Client) oneInstant(ctx context.Context, rd reading) error {
 	}
 }
 
-// hold has all shards hold writes back; present is at or above all that have been
+// hold has all shards hold writes back, since the revision known at first; present is at or above all that have been
 // made.
-func (c *Client) hold(ctx context.Context, rd *reading, number uint64) (present uint64, err error) {
+func (c *Client) hold(ctx context.Context, rd *reading, number, since uint64) (present uint64, err error) {
 	var mu sync.Mutex // guards present
 	err = onShards(rd.shards, func(sh *shard, _ func() bool) error {
 		return c.askLeader(ctx, sh, func(ctx context.Context, t target) (*kvdpb.ResponseHeader, error) {
-			resp, err := t.kv.Hold(ctx, &kvdpb.HoldRequest{Header: t.header, Hold: number})
+			req := &kvdpb.HoldRequest{Header: t.header, Hold: number, Since: since, ForMs: holdMilli, Patient: true}
+			if what := rd.what(sh); len(what.Keys) > 0 {
+				req.Keys = what.Keys
+			} else {
+				req.Ranges = []*kvdpb.KeyRange{{Start: what.Start, End: what.End}}
+			}
+			resp, err := t.kv.Hold(ctx, req)
 			mu.Lock()
 			defer mu.Unlock()
 			present = max(present, resp.GetPresent())

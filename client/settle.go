@@ -194,6 +194,9 @@ func (c *Client) attempt(ctx context.Context, cl *call, find func(*table) (*shar
 	}
 	defer c.pending.leave(cl.weight)
 	for {
+		if ctx.Err() != nil || r.left() <= 0 {
+			return c.conclude(r, cl, r.expire()) // before it is sent in vain
+		}
 		t, err := c.waitMap(ctx, r.left())
 		if err != nil {
 			return c.conclude(r, cl, err)

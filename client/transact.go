@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
@@ -22,10 +23,19 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 	r := c.newRetry(ctx)
 	ctx, cancel := context.WithDeadline(ctx, r.deadline)
 	defer cancel()
+	since := c.revision.Load()
 	at := uint64(0) // where the next attempt reads; 0: where its first read finds itself
+	var hold txHold
 	for attempt := 1; ; attempt++ {
-		tx := &Tx{client: c, ctx: ctx, at: at, chosen: at != 0, writes: make(map[string]Op), gets: make(map[string]KeyValue)}
+		began := time.Now()
+		tx := &Tx{
+			client: c, ctx: ctx, at: at, chosen: at != 0, since: since, hold: hold.number,
+			writes: make(map[string]Op), gets: make(map[string]KeyValue),
+		}
 		err := fn(tx)
+		if err != nil {
+			hold.release(ctx, c)
+		}
 		switch {
 		case err == nil || tx.conflict:
 		case attempt > 1 && ctx.Err() != nil: // which is what fn has met
@@ -35,6 +45,9 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 		}
 		if !tx.conflict {
 			revision, err := tx.commit()
+			if err != nil && attempt > 1 && ctx.Err() != nil && !errors.Is(err, ErrOutcomeUnknown) {
+				return 0, tx.givenUp(attempt - 1)
+			}
 			if err != nil {
 				return 0, &Error{Op: "transact", Err: err}
 			}
@@ -42,12 +55,14 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 				return revision, nil
 			}
 		}
+		// Others have been faster: they are kept away from what this one needs.
+		hold = tx.holdBack(time.Since(began))
 		// An idle shard's last revision may lie before all that others keep, or before
 		// what they have written since: it is no instant for all of them.
-		if at = tx.present; at != 0 {
+		if at = max(tx.present, hold.present); at != 0 {
 			raise(&c.answered, at)
 		}
-		if pause(ctx, r.nextPause()) != nil {
+		if hold.number == 0 && pause(ctx, r.nextPause()) != nil || ctx.Err() != nil {
 			return 0, tx.givenUp(attempt)
 		}
 	}
@@ -69,6 +84,8 @@ type Tx struct {
 	chosen   bool   // it was not found by a read that proved leadership
 	conflict bool   // the instant cannot be read any more, or something was written since
 	present  uint64 // at or above all that had been written when that was found out
+	since    uint64 // the revision known at the beginning of the first attempt
+	hold     uint64 // the number of the hold that keeps others away; 0: there is none
 
 	writes map[string]Op
 	gets   map[string]KeyValue // that were read; without a mod revision: there was none
@@ -128,7 +145,7 @@ func (op Op) result() (KeyValue, error) {
 // read reads a key at the instant; the first read makes it.
 func (tx *Tx) read(key string) (KeyValue, error) {
 	if tx.at == 0 {
-		res, err := tx.client.txn(tx.ctx, Txn{Then: []Op{OpGet(key)}}, false)
+		res, err := tx.client.txn(tx.ctx, Txn{Then: []Op{OpGet(key)}}, &kvdpb.TxnRequest{})
 		if err != nil {
 			return KeyValue{}, err
 		}
@@ -323,7 +340,7 @@ func (tx *Tx) commit() (uint64, error) {
 	for _, op := range tx.writes {
 		t.Then = append(t.Then, op)
 	}
-	res, err := tx.client.txn(tx.ctx, t, true)
+	res, err := tx.client.txn(tx.ctx, t, &kvdpb.TxnRequest{Brief: true, Hold: tx.hold, Since: tx.since})
 	tx.conflict = err == nil && !res.Succeeded
 	return res.Revision, err
 }
@@ -368,7 +385,7 @@ func (tx *Tx) confirm() error {
 		if len(shards) == 0 || tx.conflict {
 			return nil
 		}
-		changed, present, err := c.confirm(tx.ctx, &reading{shards: shards, what: what}, tx.at, 0)
+		changed, present, err := c.confirm(tx.ctx, &reading{shards: shards, what: what}, tx.at, tx.hold)
 		tx.conflict = tx.conflict || changed
 		tx.present = max(tx.present, present)
 		return err

@@ -263,20 +263,19 @@ func opRange(o rangeOptions, count bool) Op {
 // Keys may be in any shards; if all are in one, which a common {tag} brings about, it
 // takes one round instead of two. Errors: those of Put, and ErrTooManyKeys.
 func (c *Client) Txn(ctx context.Context, t Txn) (TxnResult, error) {
-	res, err := c.txn(ctx, t, false)
+	res, err := c.txn(ctx, t, &kvdpb.TxnRequest{})
 	if err != nil {
 		return TxnResult{}, &Error{Op: "txn", Err: err}
 	}
 	return res, nil
 }
 
-// txn executes a transaction; brief: without results.
-func (c *Client) txn(ctx context.Context, t Txn, brief bool) (res TxnResult, err error) {
-	req, cl, err := t.request()
+// txn executes a transaction by a request that lacks it.
+func (c *Client) txn(ctx context.Context, t Txn, req *kvdpb.TxnRequest) (res TxnResult, err error) {
+	cl, err := t.fill(req)
 	if err != nil {
 		return res, err
 	}
-	req.Brief = brief
 	var resp *kvdpb.TxnResponse
 	find := func(t *table) (*shard, error) {
 		if len(cl.key()) > 0 {
@@ -327,16 +326,15 @@ func rangeSlot(req *kvdpb.TxnRequest) (uint16, bool) {
 	return 0, false
 }
 
-// request makes the request of a transaction, and the call that it is.
-func (t *Txn) request() (*kvdpb.TxnRequest, *call, error) {
-	req := &kvdpb.TxnRequest{}
+// fill puts the transaction into a request, and returns the call that it is.
+func (t *Txn) fill(req *kvdpb.TxnRequest) (*call, error) {
 	cl := &call{kind: opGet}
 	n := len(t.If) + len(t.Then) + len(t.Else)
 	switch {
 	case n == 0:
-		return nil, nil, &explainedError{kind: ErrInvalid, message: "the transaction is empty"}
+		return nil, &explainedError{kind: ErrInvalid, message: "the transaction is empty"}
 	case n > MaxTxnOps:
-		return nil, nil, &explainedError{kind: ErrInvalid, message: fmt.Sprintf("%d compares and operations, the limit is %d", n, MaxTxnOps)}
+		return nil, &explainedError{kind: ErrInvalid, message: fmt.Sprintf("%d compares and operations, the limit is %d", n, MaxTxnOps)}
 	}
 	var written, read, compared []byte // the first key of each
 	first := func(of *[]byte, key []byte) {
@@ -346,7 +344,7 @@ func (t *Txn) request() (*kvdpb.TxnRequest, *call, error) {
 	}
 	for i, cmp := range t.If {
 		if cmp.err != nil {
-			return nil, nil, fmt.Errorf("compare %d: %w", i+1, cmp.err)
+			return nil, fmt.Errorf("compare %d: %w", i+1, cmp.err)
 		}
 		cl.weight += len(cmp.span.start) + len(cmp.pb.GetValue())
 		req.Compares = append(req.Compares, cmp.pb)
@@ -361,7 +359,7 @@ func (t *Txn) request() (*kvdpb.TxnRequest, *call, error) {
 	}{{"then", t.Then, &req.Then}, {"else", t.Else, &req.Otherwise}} {
 		for i, op := range branch.ops {
 			if op.err != nil {
-				return nil, nil, fmt.Errorf("operation %d of %s: %w", i+1, branch.name, op.err)
+				return nil, fmt.Errorf("operation %d of %s: %w", i+1, branch.name, op.err)
 			}
 			cl.weight += len(op.span.start) + op.bytes
 			*branch.to = append(*branch.to, op.pb)
@@ -378,7 +376,7 @@ func (t *Txn) request() (*kvdpb.TxnRequest, *call, error) {
 		}
 	}
 	if cl.weight > MaxTxnBytes {
-		return nil, nil, tooLarge(ErrMessageTooLarge, cl.weight, MaxTxnBytes)
+		return nil, tooLarge(ErrMessageTooLarge, cl.weight, MaxTxnBytes)
 	}
 	// As the nodes have it: the shard of this key decides.
 	for _, key := range [][]byte{written, read, compared} {
@@ -387,7 +385,7 @@ func (t *Txn) request() (*kvdpb.TxnRequest, *call, error) {
 			break
 		}
 	}
-	return req, cl, nil
+	return cl, nil
 }
 
 func txnResult(resp *kvdpb.TxnResponse) TxnResult {

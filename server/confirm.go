@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"time"
 
+	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/fsm/locks"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/slot"
@@ -14,16 +16,50 @@ import (
 
 // Hold implements kvdpb.KVServer.
 func (s *kvService) Hold(ctx context.Context, req *kvdpb.HoldRequest) (*kvdpb.HoldResponse, error) {
-	r, err := s.route(req.Header, nil)
+	r, err := s.hold(ctx, req)
 	if err != nil {
-		return nil, s.fail(err, nil)
-	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	if err := r.Hold(ctx, req.Hold); err != nil {
 		return nil, s.fail(err, r)
 	}
 	return &kvdpb.HoldResponse{Header: s.header(r.ID()), Present: s.node.Clock().Now()}, nil
+}
+
+func (s *service) hold(ctx context.Context, req *kvdpb.HoldRequest) (*shard.Replica, error) {
+	n := len(req.Keys) + len(req.Ranges)
+	switch {
+	case req.Hold == 0:
+		return nil, refuse(kvdpb.Reason_REASON_INVALID, "hold 0 is none: draw a number")
+	case n > MaxTxnOps:
+		return nil, refuse(kvdpb.Reason_REASON_INVALID, "the hold has %d keys and ranges: %d are the most", n, MaxTxnOps)
+	case len(req.Ranges) > MaxTxnRanges:
+		return nil, refuse(kvdpb.Reason_REASON_INVALID, "the hold has %d ranges: %d are the most", len(req.Ranges), MaxTxnRanges)
+	}
+	all := make([]locks.Lock, 0, n)
+	for _, key := range req.Keys {
+		if err := checkKey(key); err != nil {
+			return nil, err
+		}
+		all = append(all, locks.Key(key, req.Exclusive))
+	}
+	for _, kr := range req.Ranges {
+		if err := checkEnds(kr.Start, kr.End); err != nil {
+			return nil, err
+		}
+		all = append(all, locks.Range(kr.Start, kr.End, req.Exclusive))
+	}
+	r, err := s.route(req.Header, nil)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 {
+		r.Release(req.Hold)
+		return r, nil
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	return r, r.Hold(ctx, shard.Hold{
+		Number: req.Hold, Age: fsm.Age{Revision: req.Since, ClientID: req.Hold}, Locks: all,
+		Patient: req.Patient, For: time.Duration(req.ForMs) * time.Millisecond,
+	})
 }
 
 // Confirm implements kvdpb.KVServer.

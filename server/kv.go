@@ -138,7 +138,7 @@ func (s *kvService) deleteRange(ctx context.Context, req *kvdpb.DeleteRangeReque
 	out, err := s.proposeOne(ctx, r, a, &logpb.Command{
 		Seq: req.Attempt.GetSeq(),
 		Op:  &logpb.Command_DeleteRange{DeleteRange: &logpb.DeleteRange{Start: req.Start, End: req.End, Limit: limit}},
-	})
+	}, 0)
 	if err != nil {
 		return r, nil, err
 	}
@@ -148,9 +148,9 @@ func (s *kvService) deleteRange(ctx context.Context, req *kvdpb.DeleteRangeReque
 	return r, out, nil
 }
 
-// proposeOne proposes a single command.
-func (s *kvService) proposeOne(ctx context.Context, r *shard.Replica, a attempt, cmd *logpb.Command) (*fsm.Outcome, error) {
+// proposeOne proposes a single command, past a hold of its own (0: it has none).
+func (s *kvService) proposeOne(ctx context.Context, r *shard.Replica, a attempt, cmd *logpb.Command, hold uint64) (*fsm.Outcome, error) {
 	g := a.group()
 	g.Commands = []*logpb.Command{cmd}
-	return r.ProposeUnblocked(ctx, g)
+	return r.ProposeInTurn(ctx, g, hold)
 }

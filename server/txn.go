@@ -55,13 +55,14 @@ func (s *kvService) txn(ctx context.Context, req *kvdpb.TxnRequest) (*shard.Repl
 	}
 	var out *fsm.Outcome
 	if len(parts) == 1 {
-		out, err = s.proposeOne(ctx, r, a, &logpb.Command{Seq: req.Attempt.GetSeq(), Op: &logpb.Command_Txn{Txn: t.command}})
+		out, err = s.proposeOne(ctx, r, a, &logpb.Command{Seq: req.Attempt.GetSeq(), Op: &logpb.Command_Txn{Txn: t.command}}, req.Hold)
 	} else {
 		out, err = s.executeParts(ctx, r, a, t, parts)
 	}
 	if err != nil {
 		return r, nil, err
 	}
+	r.Release(req.Hold)
 	if out.Code != fsm.OK && out.Code != fsm.OKOtherwise {
 		return r, nil, &apiError{s.outcomeError(r, out)}
 	}
@@ -80,7 +81,7 @@ func (s *kvService) executeParts(ctx context.Context, r *shard.Replica, a attemp
 		return nil, s.wrongShard(r)
 	}
 	own.Slot = t.command.Slot
-	return r.Execute(ctx, &shard.Txn{Group: a.group(), Seq: t.req.Attempt.GetSeq(), Slot: uint16(t.command.GetSlot()), Parts: parts})
+	return r.Execute(ctx, &shard.Txn{Group: a.group(), Seq: t.req.Attempt.GetSeq(), Hold: t.req.Hold, Since: t.req.Since, Slot: uint16(t.command.GetSlot()), Parts: parts})
 }
 
 // readTxn answers a transaction of one shard that writes nothing, without the log.

@@ -115,7 +115,7 @@ func (s *service) propose(ctx context.Context, r *shard.Replica, p piece, ops []
 	outcomes, err := r.Propose(ctx, p.group)
 	if err == nil && len(ops) == 1 && outcomes[0].Code == fsm.Blocked { // nobody else waits for the answer
 		var out *fsm.Outcome
-		if out, err = r.ProposeUnblocked(ctx, p.group); err == nil {
+		if out, err = r.ProposeInTurn(ctx, p.group, 0); err == nil {
 			outcomes[0] = *out
 		}
 	}

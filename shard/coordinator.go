@@ -29,6 +29,8 @@ type Txn struct {
 	Group *logpb.Group
 	Seq   uint64
 	Slot  uint16 // that remembers its outcome, of the shard that decides
+	Hold  uint64 // the number of its own, which ends with it; 0: it has none
+	Since uint64 // the revision known when it was first tried, if that was earlier; 0: it was not
 	// Parts are what it does on each shard, that one included.
 	Parts map[uint32]*logpb.Txn
 }
@@ -152,6 +154,9 @@ func (k *coordinator) execute(ctx context.Context, t *Txn) (*fsm.Outcome, error)
 	if age.ClientID == 0 {
 		age.Revision, age.Seq = k.r.cfg.clock.Now(), rand.Uint64()
 	}
+	if t.Since != 0 {
+		age.Revision = min(age.Revision, t.Since)
+	}
 	ctx, cancel := early(ctx)
 	defer cancel()
 	pause := txnPauseMin
@@ -187,7 +192,7 @@ func (k *coordinator) attempt(ctx context.Context, t *Txn, age fsm.Age) (*fsm.Ou
 	}
 	id, floor := k.begin(g.term, t)
 	defer k.end(id)
-	defer g.latches.Release(id)
+	defer g.latches.Release(latch.ID{Txn: id})
 	k.r.cfg.step(StepBegun)
 	p := k.prepareAll(ctx, g, t, &logpb.Prepare{Id: id.PB(), Floor: floor, Age: age.PB()})
 	out, err := k.decide(ctx, t, id, p)
@@ -203,7 +208,7 @@ func (k *coordinator) attempt(ctx context.Context, t *Txn, age fsm.Age) (*fsm.Ou
 		return nil, err
 	case err == nil && !out.Repeat && (out.Code == fsm.OK || out.Code == fsm.OKOtherwise):
 		k.r.cfg.step(StepDecided)
-		k.resolver.decided(&logpb.Decision{Id: id.PB(), Otherwise: out.Code == fsm.OKOtherwise, Revision: out.Revision, Participants: others})
+		k.resolver.decided(&logpb.Decision{Id: id.PB(), Otherwise: out.Code == fsm.OKOtherwise, Revision: out.Revision, Participants: others}, t.Hold)
 		return out, nil
 	}
 	k.resolver.aborted(id, others)
@@ -229,7 +234,7 @@ func (k *coordinator) prepareAll(ctx context.Context, g *reign, t *Txn, p *logpb
 			continue
 		}
 		all.Go(func() {
-			req := &peerpb.ShardRequest{What: &peerpb.ShardRequest_Prepare{
+			req := &peerpb.ShardRequest{Hold: t.Hold, What: &peerpb.ShardRequest_Prepare{
 				Prepare: &logpb.Prepare{Id: p.Id, Floor: p.Floor, Age: p.Age, Txn: part},
 			}}
 			reply, err := k.caller.call(ctx, shard, req)
@@ -252,7 +257,9 @@ func (k *coordinator) prepareAll(ctx context.Context, g *reign, t *Txn, p *logpb
 			}
 		})
 	}
-	err := g.latches.Acquire(ctx, fsm.TxnIDOf(p.Id), fsm.AgeOf(p.Age), fsm.LocksOf(t.Parts[k.r.id]))
+	err := g.latches.Acquire(ctx, latch.Request{
+		ID: latch.ID{Txn: fsm.TxnIDOf(p.Id)}, Age: fsm.AgeOf(p.Age), Locks: fsm.LocksOf(t.Parts[k.r.id]), Pass: t.Hold,
+	})
 	switch {
 	case errors.Is(err, latch.ErrDied), errors.Is(err, latch.ErrFull):
 		fail(0, fmt.Errorf("%w: %w", errAgain, err))
@@ -315,7 +322,7 @@ func (k *coordinator) decide(ctx context.Context, t *Txn, id fsm.TxnID, p *prepa
 		ClientId: t.Group.ClientId, Acked: t.Group.Acked, FirstRev: t.Group.FirstRev,
 		Commands: []*logpb.Command{{Seq: t.Seq, Op: &logpb.Command_Txn{Txn: op}}},
 	})
-	w.above, w.firm, w.passes = p.above, true, true
+	w.above, w.firm = p.above, true
 	outcomes, err := k.r.proposer.proposePending(ctx, w)
 	if err != nil {
 		return nil, err

@@ -150,7 +150,7 @@ func (r *Replica) accede(ctx context.Context, e *engine, term uint64) error {
 	}
 	g := &reign{engine: e, term: term, floor: max(state.Revision, state.Bound), since: time.Now(), latches: latch.New()}
 	for _, p := range r.fsm.Intents().All() {
-		g.latches.Hold(p.ID, p.Age, p.Locks)
+		g.latches.Grant(latch.Request{ID: latch.ID{Txn: p.ID}, Age: p.Age, Locks: p.Locks})
 	}
 	r.cfg.clock.Issued(g.floor)
 	r.throne.set(g)

@@ -16,13 +16,14 @@ import (
 
 // prepare has the shard prepare its part of a transaction, when it is its turn. The
 // same part may be prepared again, for the same answer.
-func (r *Replica) prepare(ctx context.Context, p *logpb.Prepare) (*peerpb.PrepareReply, error) {
+// hold is the number of a hold of its own.
+func (r *Replica) prepare(ctx context.Context, p *logpb.Prepare, hold uint64) (*peerpb.PrepareReply, error) {
 	g, err := r.awaitReign(ctx)
 	if err != nil {
 		return nil, err
 	}
-	id := fsm.TxnIDOf(p.Id)
-	err = g.latches.Acquire(ctx, id, fsm.AgeOf(p.Age), fsm.LocksOf(p.Txn))
+	id := latch.ID{Txn: fsm.TxnIDOf(p.Id)}
+	err = g.latches.Acquire(ctx, latch.Request{ID: id, Age: fsm.AgeOf(p.Age), Locks: fsm.LocksOf(p.Txn), Pass: hold})
 	switch {
 	case errors.Is(err, latch.ErrDied):
 		return &peerpb.PrepareReply{Died: true}, nil
@@ -49,8 +50,8 @@ func (r *Replica) prepare(ctx context.Context, p *logpb.Prepare) (*peerpb.Prepar
 	return &peerpb.PrepareReply{Code: uint32(o.Code), Revision: o.Revision, Counts: o.Counts}, nil
 }
 
-// resolve ends what was prepared, as was decided.
-func (r *Replica) resolve(ctx context.Context, all []*logpb.Resolve) error {
+// resolve ends what was prepared, as was decided, and with that holds.
+func (r *Replica) resolve(ctx context.Context, all []*logpb.Resolve, holds []uint64) error {
 	g, err := r.awaitReign(ctx)
 	if err != nil {
 		return err
@@ -64,7 +65,7 @@ func (r *Replica) resolve(ctx context.Context, all []*logpb.Resolve) error {
 	r.cfg.clock.Issued(above)
 	r.cfg.step(StepResolve)
 	w := newPending(group)
-	w.above, w.passes = above, true
+	w.above = above
 	outcomes, err := r.proposer.proposePending(ctx, w)
 	if err != nil {
 		return err
@@ -75,7 +76,10 @@ func (r *Replica) resolve(ctx context.Context, all []*logpb.Resolve) error {
 		if code := outcomes[i].Code; code != fsm.OK {
 			return fmt.Errorf("resolve transaction %s on shard %d: %s", id, r.id, code)
 		}
-		g.latches.Release(id)
+		g.latches.Release(latch.ID{Txn: id})
+	}
+	for _, number := range holds {
+		g.latches.Release(latch.ID{Hold: number})
 	}
 	return nil
 }
@@ -120,21 +124,4 @@ func (r *Replica) InWay(upTo uint64, all ...locks.Lock) bool {
 // more when the channel is closed.
 func (r *Replica) Frontier(at uint64) (rev uint64, more <-chan struct{}) {
 	return r.fsm.Intents().Frontier(at)
-}
-
-// ProposeUnblocked is Propose for a single command: while a prepared transaction is in
-// its way it is proposed again.
-func (r *Replica) ProposeUnblocked(ctx context.Context, g *logpb.Group) (*fsm.Outcome, error) {
-	for {
-		outcomes, err := r.Propose(ctx, g)
-		if err != nil {
-			return nil, err
-		}
-		if outcomes[0].Code != fsm.Blocked {
-			return &outcomes[0], nil
-		}
-		if err := r.AwaitIntents(ctx, fsm.AppendLocks(nil, g.Commands[0]), 0); err != nil {
-			return nil, err
-		}
-	}
 }

@@ -10,13 +10,9 @@ import (
 	"github.com/kvd-io/kvd/proto/revision"
 )
 
-const (
-	// boundAhead is how far the bound goes beyond the pin that needs it: the pins of
-	// the next second need no entry.
-	boundAhead = time.Second
-	// holdTime bounds how long readers keep a shard from being written to.
-	holdTime = 50 * time.Millisecond
-)
+// boundAhead is how far the bound goes beyond the pin that needs it: the pins of the
+// next second need no entry.
+const boundAhead = time.Second
 
 // promises is what a proposer has promised to readers, and what stands in the way
 // of the promise: entries on their way.
@@ -32,10 +28,6 @@ type promises struct {
 
 	entered, settled uint64        // entries given to raft, and how many of them are over
 	moved            chan struct{} // closed when the rest here has changed; nil: nobody waits
-
-	holds     map[uint64]bool // of readers, by the numbers they have drawn
-	heldUntil time.Time       // when all of them end
-	owed      bool            // writes have waited for readers, and go first
 }
 
 // Pin promises that every write to the shard of which a read of Store at that
@@ -86,32 +78,6 @@ func (r *Replica) awaitMove(ctx context.Context, moved <-chan struct{}, doing st
 		return r.notLeader()
 	}
 	return nil
-}
-
-// Hold keeps the shard from being written to until Release, or for 50 ms at most:
-// for readers whom writers overtake each time. Holds that overlap are one, with one
-// end, after which what has been waiting to be written goes first, and then the next
-// hold begins. Errors are those of Pin.
-func (r *Replica) Hold(ctx context.Context, number uint64) error {
-	for {
-		if _, err := r.awaitReign(ctx); err != nil {
-			return err
-		}
-		moved, held := r.proposer.hold(number)
-		if held {
-			return nil
-		}
-		if err := r.awaitMove(ctx, moved, "hold"); err != nil {
-			return err
-		}
-	}
-}
-
-// Release ends a hold; 0 is none.
-func (r *Replica) Release(number uint64) {
-	if number != 0 {
-		r.proposer.release(number)
-	}
 }
 
 // promise has all that is proposed from now on lie above a revision, and returns
@@ -175,53 +141,9 @@ func (p *proposer) boundFor() uint64 {
 	return p.pin + revision.FromDuration(boundAhead)
 }
 
-// hold begins a hold; false: it cannot yet, and may when moved is closed.
-func (p *proposer) hold(number uint64) (moved <-chan struct{}, begun bool) {
+// mayEnter tells whether an entry may be formed, given whether groups wait for one.
+func (p *proposer) mayEnter(waiting bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := time.Now()
-	switch {
-	case p.held(now):
-		if p.heldUntil.Sub(now) < holdTime/2 { // too late for another
-			return p.watch(), false
-		}
-	case p.owed:
-		return p.watch(), false
-	default:
-		p.holds, p.heldUntil = make(map[uint64]bool), now.Add(holdTime)
-		time.AfterFunc(holdTime, p.unhold)
-	}
-	p.holds[number] = true
-	return nil, true
-}
-
-func (p *proposer) release(number uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.holds, number)
-	if len(p.holds) == 0 {
-		p.move()
-		poke(p.queue.wake)
-	}
-}
-
-// unhold has the proposer, and those who wait, look again after a hold.
-func (p *proposer) unhold() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.move()
-	poke(p.queue.wake)
-}
-
-// held tells whether the shard is held. The caller holds mu.
-func (p *proposer) held(now time.Time) bool { return len(p.holds) > 0 && now.Before(p.heldUntil) }
-
-// mayEnter tells whether an entry may be formed, given that groups wait for one, some of
-// which may pass readers that hold the shard; held: only they may be in it.
-func (p *proposer) mayEnter(waiting, passing bool) (enter, held bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	held = p.held(time.Now())
-	p.owed = waiting && (held || p.owed)
-	return waiting && !held || passing || p.due(), held
+	return waiting || p.due()
 }

@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/kvd-io/kvd/proto/logpb"
+	"github.com/kvd-io/kvd/fsm"
+	"github.com/kvd-io/kvd/fsm/locks"
 	"github.com/kvd-io/kvd/proto/revision"
-	"github.com/kvd-io/kvd/shard/hlc"
 	"github.com/kvd-io/kvd/store"
 	"github.com/kvd-io/kvd/test/memnet"
 	"github.com/kvd-io/kvd/test/seeded"
@@ -166,50 +165,16 @@ func contents(t *testing.T, r *Replica, at uint64) string {
 	return all.String()
 }
 
-// TestVirtualHold: writes wait while readers hold the shard, but not for ever, and
-// go first when the next reader comes.
+// TestVirtualHold: writes of what readers hold wait, but not for ever, those of other
+// keys do not, and who has waited goes before who comes later.
 func TestVirtualHold(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, c *cluster, _ *memnet.Network) {
 		c.start()
 		c.ready()
-		r, key := c.leader(1), c.keyOf(1, 0)
-		write := func() time.Duration {
-			began := time.Now()
-			if _, err := r.Propose(t.Context(), putGroup(key, nil)); err != nil {
-				t.Fatal(err)
-			}
-			return time.Since(began)
-		}
-		hold := func(number uint64) time.Duration {
-			began := time.Now()
-			if err := r.Hold(t.Context(), number); err != nil {
-				t.Fatal(err)
-			}
-			return time.Since(began)
-		}
-		hold(1)
-		hold(2)
-		time.AfterFunc(10*time.Millisecond, func() { r.Release(1) })
-		time.AfterFunc(20*time.Millisecond, func() { r.Release(2) })
-		if took := write(); took < 20*time.Millisecond || took >= holdTime {
-			t.Errorf("the write of a shard that was held for 20 ms took %v", took)
-		}
-		hold(3)
-		if took := write(); took < holdTime || took > holdTime+10*time.Millisecond {
-			t.Errorf("the write of a shard that was not released took %v", took)
-		}
-	})
-}
-
-// TestVirtualHoldsGiveWay: a write that has waited for readers goes before the next
-// reader, and readers before the next write.
-func TestVirtualHoldsGiveWay(t *testing.T) {
-	inVirtualTime(t, func(t *testing.T, c *cluster, _ *memnet.Network) {
-		c.start()
-		c.ready()
-		r := c.leader(1)
+		const most = 50 * time.Millisecond
+		r, key, other := c.leader(1), c.keyOf(1, 0), c.keyOf(1, 1)
 		began := time.Now()
-		var mu sync.Mutex
+		var mu sync.Mutex // guards took
 		took := make(map[string]time.Duration)
 		var all sync.WaitGroup
 		later := func(after time.Duration, what string, f func() error) {
@@ -223,56 +188,44 @@ func TestVirtualHoldsGiveWay(t *testing.T) {
 				took[what] = time.Since(began)
 			})
 		}
-		hold := func(number uint64) func() error {
-			return func() error { return r.Hold(t.Context(), number) }
+		write := func(key []byte) func() error {
+			return func() error {
+				g := putGroup(key, nil)
+				if out, err := r.Propose(t.Context(), g); err != nil || out[0].Code != fsm.Blocked {
+					return err
+				}
+				_, err := r.ProposeInTurn(t.Context(), g, 0)
+				return err
+			}
 		}
-		write := func() error { _, err := r.Propose(t.Context(), putGroup(c.keyOf(1, 0), nil)); return err }
-		later(0, "first", hold(1))
-		later(10*time.Millisecond, "second", hold(2)) // in time
-		later(20*time.Millisecond, "write", write)
-		later(40*time.Millisecond, "third", hold(3)) // too late to join
-		later(60*time.Millisecond, "last write", write)
+		hold := func(number uint64, patient bool) func() error {
+			return func() error {
+				return r.Hold(t.Context(), Hold{
+					Number: number, Age: fsm.Age{Revision: number}, Locks: []locks.Lock{locks.Key(key, false)}, Patient: patient, For: most,
+				})
+			}
+		}
+		later(0, "first", hold(1, false))
+		later(10*time.Millisecond, "second", hold(2, false)) // readers do not mind each other
+		later(20*time.Millisecond, "other key", write(other))
+		later(20*time.Millisecond, "write", write(key))
+		later(40*time.Millisecond, "third", hold(3, true)) // behind the write
+		time.AfterFunc(45*time.Millisecond, func() { r.Release(2) })
+		later(52*time.Millisecond, "last write", write(key))
 		all.Wait()
-		const soon = 10 * time.Millisecond
+		const soon = 8 * time.Millisecond
 		for what, want := range map[string]time.Duration{
-			"first": 0, "second": soon, "write": holdTime, "third": holdTime, "last write": 2 * holdTime,
+			"first": 0, "second": 10 * time.Millisecond, "other key": 20 * time.Millisecond,
+			"write": most, "third": most, "last write": 2 * most,
 		} {
 			if took[what] < want || took[what] > want+soon {
 				t.Errorf("%s: after %v, want %v", what, took[what], want)
 			}
 		}
+		if all, waiting := r.throne.reign.latches.Len(); all != 0 || waiting != 0 {
+			t.Errorf("%d latches are left, %d of which wait", all, waiting)
+		}
 	})
-}
-
-// TestHoldsGiveWay is the same without goroutines, which may come in any order.
-func TestHoldsGiveWay(t *testing.T) {
-	st, err := store.Open(store.Config{Path: filepath.Join(t.TempDir(), "data.db")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	r := &Replica{store: st}
-	r.cfg.clock = hlc.New(hlc.Config{})
-	p := newProposer(r)
-	for number := range uint64(3) {
-		if _, begun := p.hold(number); !begun {
-			t.Error("a reader is kept waiting for nothing")
-		}
-		if enter, _ := p.mayEnter(true, false); enter {
-			t.Error("a write goes before the reader that holds the shard")
-		}
-		if enter, held := p.mayEnter(true, true); !enter || !held {
-			t.Error("what ends a transaction waits for the reader, who may be waiting for that")
-		}
-		p.release(number)
-		if _, begun := p.hold(100 + number); begun {
-			t.Error("another reader goes before the write that waits")
-		}
-		if enter, held := p.mayEnter(true, false); !enter || held {
-			t.Error("the write that has waited is kept waiting")
-		}
-		p.assign(&reign{}, new(logpb.Entry), 1, 0)
-	}
 }
 
 // TestVirtualPinsOfAnIdleShard: the entries of pins take nothing from an idle shard

@@ -105,9 +105,8 @@ func (p *proposer) run(ctx context.Context) {
 
 // step proposes one entry; false: there is nothing to do until woken.
 func (p *proposer) step(ctx context.Context) bool {
-	waiting, passing, full := p.queue.waiting()
-	enter, held := p.mayEnter(waiting, passing)
-	if !enter || ctx.Err() != nil {
+	waiting, full := p.queue.waiting()
+	if !p.mayEnter(waiting) || ctx.Err() != nil {
 		return false
 	}
 	if n := p.inFlight.Load(); n == maxInFlight || n > 0 && !full {
@@ -146,8 +145,8 @@ func (p *proposer) step(ctx context.Context) bool {
 	// nobody else runs.
 	runtime.Gosched()
 	var batch []*pending
-	if waiting && (passing || !held) {
-		if batch = p.queue.take(held); len(batch) == 0 {
+	if waiting {
+		if batch = p.queue.take(); len(batch) == 0 {
 			return true // those who waited have left
 		}
 	}
@@ -198,7 +197,6 @@ func (p *proposer) assign(g *reign, entry *logpb.Entry, commands int, above uint
 	p.last = entry.Base + uint64(commands) - 1
 	p.r.cfg.clock.Issued(p.last)
 	p.entered++
-	p.owed = p.owed && commands == 0
 	p.move()
 	return p.last, p.keep
 }

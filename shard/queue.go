@@ -25,18 +25,15 @@ type pending struct {
 	above uint64 // its revisions lie above this
 	// firm: its caller waits for the end of what has been begun, so that ErrOutcomeUnknown
 	// says that leadership has ended.
-	firm bool
-	// passes: it ends what readers may wait for, and does not wait for them.
-	passes bool
-	state  atomic.Uint32
-	done   chan struct{} // receives once, after outcomes and err are set
+	firm  bool
+	state atomic.Uint32
+	done  chan struct{} // receives once, after outcomes and err are set
 
 	outcomes []fsm.Outcome
 	err      error
 }
 
-// newPending returns a group that waits; above, firm and passes may be set before it is
-// pushed.
+// newPending returns a group that waits; above and firm may be set before it is pushed.
 func newPending(g *logpb.Group) *pending {
 	return &pending{group: g, size: g.SizeVT(), done: make(chan struct{}, 1)}
 }
@@ -82,11 +79,10 @@ type queue struct {
 	batchBytes         int           // bytes of a full batch
 	wake               chan struct{} // poked when something waits, and when a full batch does
 
-	mu      sync.Mutex // guards what follows
-	items   []*pending
-	bytes   int
-	passing int   // of the items
-	err     error // set once closed: the answer to everything
+	mu    sync.Mutex // guards what follows
+	items []*pending
+	bytes int
+	err   error // set once closed: the answer to everything
 }
 
 func newQueue(maxCount, maxBytes, batchBytes int) *queue {
@@ -108,10 +104,7 @@ func (q *queue) push(p *pending) error {
 	wasEmpty, wasFull := len(q.items) == 0, q.full()
 	q.items = append(q.items, p)
 	q.bytes += p.size
-	if p.passes {
-		q.passing++
-	}
-	news := wasEmpty || q.full() != wasFull || p.passes
+	news := wasEmpty || q.full() != wasFull
 	q.mu.Unlock()
 	if news {
 		poke(q.wake)
@@ -122,15 +115,11 @@ func (q *queue) push(p *pending) error {
 // full reports whether a full batch waits. The caller holds mu.
 func (q *queue) full() bool { return q.bytes >= q.batchBytes }
 
-// take removes a batch: groups of at most batchBytes in all, or a single larger one;
-// passing: only of those that pass. Those whose callers have left are dropped; it may be
-// empty.
-func (q *queue) take(passing bool) []*pending {
+// take removes a batch: groups of at most batchBytes in all, or a single larger
+// one. Those whose callers have left are dropped; it may be empty.
+func (q *queue) take() []*pending {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if passing {
-		return q.takePassing()
-	}
 	n, size := 0, 0
 	for n < len(q.items) && (n == 0 || size+q.items[n].size <= q.batchBytes) {
 		size += q.items[n].size
@@ -140,34 +129,9 @@ func (q *queue) take(passing bool) []*pending {
 	if q.items = q.items[n:]; len(q.items) == 0 {
 		q.items = make([]*pending, 0, n)
 	}
-	return q.taken(batch, size)
-}
-
-// takePassing takes those that pass. The caller holds mu.
-func (q *queue) takePassing() []*pending {
-	var batch, rest []*pending
-	size := 0
-	for _, p := range q.items {
-		if p.passes && (size == 0 || size+p.size <= q.batchBytes) {
-			size += p.size
-			batch = append(batch, p)
-		} else {
-			rest = append(rest, p)
-		}
-	}
-	q.items = rest
-	return q.taken(batch, size)
-}
-
-// taken counts a batch of a size out, and returns what of it is still waited for. The
-// caller holds mu.
-func (q *queue) taken(batch []*pending, size int) []*pending {
 	q.bytes -= size
 	kept := batch[:0]
 	for _, p := range batch {
-		if p.passes {
-			q.passing--
-		}
 		if p.state.CompareAndSwap(stateQueued, stateTaken) {
 			kept = append(kept, p)
 		}
@@ -179,14 +143,11 @@ func (q *queue) taken(batch []*pending, size int) []*pending {
 // head. It does not mind the bounds: what is in flight is bounded too.
 func (q *queue) putBack(batch []*pending) {
 	back := make([]*pending, 0, len(batch))
-	size, passing := 0, 0
+	size := 0
 	for _, p := range batch {
 		if p.state.CompareAndSwap(stateTaken, stateQueued) {
 			back = append(back, p)
 			size += p.size
-			if p.passes {
-				passing++
-			}
 		}
 	}
 	q.mu.Lock()
@@ -197,7 +158,6 @@ func (q *queue) putBack(batch []*pending) {
 	}
 	q.items = append(back, q.items...)
 	q.bytes += size
-	q.passing += passing
 	q.mu.Unlock()
 	poke(q.wake)
 }
@@ -206,7 +166,7 @@ func (q *queue) putBack(batch []*pending) {
 func (q *queue) flush(err error) {
 	q.mu.Lock()
 	items := q.items
-	q.items, q.bytes, q.passing = nil, 0, 0
+	q.items, q.bytes = nil, 0
 	q.mu.Unlock()
 	answerQueued(items, err)
 }
@@ -221,12 +181,11 @@ func (q *queue) close(err error) {
 	q.flush(err)
 }
 
-// waiting reports whether anything waits, whether any of it passes, and whether a full
-// batch does.
-func (q *queue) waiting() (some, passing, full bool) {
+// waiting reports whether anything waits, and whether a full batch does.
+func (q *queue) waiting() (some, full bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.items) > 0, q.passing > 0, q.full()
+	return len(q.items) > 0, q.full()
 }
 
 func (q *queue) depth() (count, bytes int) {

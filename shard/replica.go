@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvd-io/kvd/fsm"
-	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/shard/hlc"
 	"github.com/kvd-io/kvd/shard/raftlog"
@@ -183,19 +182,6 @@ func (r *Replica) ID() uint32 { return r.id }
 // Store returns the replica's state. It is read only for all but the state
 // machine.
 func (r *Replica) Store() *store.Store { return r.store }
-
-// Propose executes the group's commands, together and in order, as one part of
-// a log entry; the shard must be led here. There is an outcome for each command.
-//
-// Of errors, ErrOutcomeUnknown says that the commands may have been executed,
-// or may be yet; after all others (*NotLeaderError, ErrOverloaded, ErrStopping,
-// the context's cause) nothing was done and never will be. The group must not
-// be modified any more, even after the return.
-//
-// A command that a prepared transaction is in the way of has the outcome fsm.Blocked.
-func (r *Replica) Propose(ctx context.Context, g *logpb.Group) ([]fsm.Outcome, error) {
-	return r.proposer.propose(ctx, g)
-}
 
 // Linearize returns nil when reads of Store from now on see every write that
 // was acknowledged, by anyone, before the call. The caller then still has to

@@ -41,6 +41,7 @@ type resolver struct {
 // resolution is what participants are told.
 type resolution struct {
 	pb    *logpb.Resolve
+	hold  uint64
 	left  int       // participants that have not done so
 	until time.Time // of what was not executed: no longer
 }
@@ -83,7 +84,7 @@ func (v *resolver) begin(ctx context.Context) {
 	v.known, v.queues, v.forgets = make(map[fsm.TxnID]*resolution), make(map[uint32][]*resolution), nil
 	v.mu.Unlock()
 	for _, d := range v.r.fsm.Intents().Decisions() {
-		v.decided(d)
+		v.decided(d, 0)
 	}
 }
 
@@ -95,25 +96,26 @@ func (v *resolver) finish() {
 	v.told.Wait()
 }
 
-// decided has the participants of a transaction told that it was executed.
-func (v *resolver) decided(d *logpb.Decision) {
-	v.tell(&logpb.Resolve{Id: d.Id, Committed: true, Otherwise: d.Otherwise, Revision: d.Revision}, d.Participants, time.Time{})
+// decided has the participants of a transaction told that it was executed, and that its
+// hold (0: it has none) is over.
+func (v *resolver) decided(d *logpb.Decision, hold uint64) {
+	res := &resolution{pb: &logpb.Resolve{Id: d.Id, Committed: true, Otherwise: d.Otherwise, Revision: d.Revision}, hold: hold}
+	v.tell(res, d.Participants)
 }
 
 // aborted has participants told that a transaction will not be executed.
 func (v *resolver) aborted(id fsm.TxnID, participants []uint32) {
-	v.tell(&logpb.Resolve{Id: id.PB()}, participants, time.Now().Add(abortTimeout))
+	v.tell(&resolution{pb: &logpb.Resolve{Id: id.PB()}, until: time.Now().Add(abortTimeout)}, participants)
 }
 
-func (v *resolver) tell(pb *logpb.Resolve, participants []uint32, until time.Time) {
+func (v *resolver) tell(res *resolution, participants []uint32) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	id := fsm.TxnIDOf(pb.Id)
+	id := fsm.TxnIDOf(res.pb.Id)
 	if v.ctx == nil || v.known[id] != nil {
 		return // the next reign begins with what was decided
 	}
-	res := &resolution{pb: pb, left: len(participants), until: until}
-	if pb.Committed {
+	if res.left = len(participants); res.pb.Committed {
 		v.known[id] = res
 	}
 	for _, shard := range participants {
@@ -159,6 +161,9 @@ func (v *resolver) send(ctx context.Context, shard uint32, batch []*resolution) 
 		pb := res.pb
 		req.Resolves[i] = &logpb.Resolve{
 			Id: pb.Id, Floor: v.floor(pb.Id.Term), Committed: pb.Committed, Otherwise: pb.Otherwise, Revision: pb.Revision,
+		}
+		if res.hold != 0 {
+			req.Holds = append(req.Holds, res.hold)
 		}
 	}
 	v.r.cfg.step(StepTell)

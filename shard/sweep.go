@@ -109,5 +109,5 @@ func (w *sweeper) settle(ctx context.Context, anchor uint32, ids []*logpb.TxnID)
 	if len(all) == 0 {
 		return verdicts, nil
 	}
-	return verdicts, w.r.resolve(ctx, all)
+	return verdicts, w.r.resolve(ctx, all, nil)
 }

@@ -155,10 +155,10 @@ func (c *caller) serve(ctx context.Context, _ string, body []byte) ([]byte, erro
 func (c *caller) serveShard(ctx context.Context, r *Replica, req *peerpb.ShardRequest) (*peerpb.ShardReply, error) {
 	switch what := req.What.(type) {
 	case *peerpb.ShardRequest_Prepare:
-		reply, err := r.prepare(ctx, what.Prepare)
+		reply, err := r.prepare(ctx, what.Prepare, req.Hold)
 		return &peerpb.ShardReply{What: &peerpb.ShardReply_Prepare{Prepare: reply}}, err
 	case *peerpb.ShardRequest_Resolve:
-		err := r.resolve(ctx, what.Resolve.Resolves)
+		err := r.resolve(ctx, what.Resolve.Resolves, what.Resolve.Holds)
 		return &peerpb.ShardReply{What: &peerpb.ShardReply_Resolve{Resolve: &peerpb.ResolveReply{}}}, err
 	case *peerpb.ShardRequest_Inquire:
 		verdicts, err := r.coordinator.inquire(ctx, what.Inquire.Ids)

@@ -1688,7 +1688,12 @@ type TxnRequest struct {
 	Then      []*TxnOp               `protobuf:"bytes,4,rep,name=then,proto3" json:"then,omitempty"`
 	Otherwise []*TxnOp               `protobuf:"bytes,5,rep,name=otherwise,proto3" json:"otherwise,omitempty"`
 	// Leave out the results: what there would be to tell may be on other shards.
-	Brief         bool `protobuf:"varint,6,opt,name=brief,proto3" json:"brief,omitempty"`
+	Brief bool `protobuf:"varint,6,opt,name=brief,proto3" json:"brief,omitempty"`
+	// A hold of its own, which ends with it; 0: there is none.
+	Hold uint64 `protobuf:"fixed64,7,opt,name=hold,proto3" json:"hold,omitempty"`
+	// The revision known when something like it was first tried, before it met writes of
+	// others; 0: it was not. Older ones go first.
+	Since         uint64 `protobuf:"varint,8,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1763,6 +1768,20 @@ func (x *TxnRequest) GetBrief() bool {
 		return x.Brief
 	}
 	return false
+}
+
+func (x *TxnRequest) GetHold() uint64 {
+	if x != nil {
+		return x.Hold
+	}
+	return 0
+}
+
+func (x *TxnRequest) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
 }
 
 // Compare holds if the key is so. Of a key that there is not, revisions, version and
@@ -3157,8 +3176,19 @@ func (x *KeyVersion) GetDeleted() bool {
 type HoldRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"` // shard is required
-	// Drawn at random by the reader, for all shards.
-	Hold          uint64 `protobuf:"fixed64,2,opt,name=hold,proto3" json:"hold,omitempty"`
+	// Drawn at random by who asks, for all shards.
+	Hold uint64 `protobuf:"fixed64,2,opt,name=hold,proto3" json:"hold,omitempty"`
+	// What is to be left alone: keys and ranges. None: the hold is to end.
+	Keys   [][]byte    `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	Ranges []*KeyRange `protobuf:"bytes,4,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	// Nobody else is to hold it either, not even to read.
+	Exclusive bool `protobuf:"varint,5,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// Nothing else is held: it may wait for whomever.
+	Patient bool `protobuf:"varint,6,opt,name=patient,proto3" json:"patient,omitempty"`
+	// The revision known when the first attempt was made: older ones go first.
+	Since uint64 `protobuf:"varint,7,opt,name=since,proto3" json:"since,omitempty"`
+	// How long it lasts if nobody ends it; at most 2 s.
+	ForMs         uint32 `protobuf:"varint,8,opt,name=for_ms,json=forMs,proto3" json:"for_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3207,6 +3237,100 @@ func (x *HoldRequest) GetHold() uint64 {
 	return 0
 }
 
+func (x *HoldRequest) GetKeys() [][]byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *HoldRequest) GetRanges() []*KeyRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *HoldRequest) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *HoldRequest) GetPatient() bool {
+	if x != nil {
+		return x.Patient
+	}
+	return false
+}
+
+func (x *HoldRequest) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *HoldRequest) GetForMs() uint32 {
+	if x != nil {
+		return x.ForMs
+	}
+	return 0
+}
+
+type KeyRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Start         []byte                 `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	End           []byte                 `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"` // first key after it; empty: to the end of the key space
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyRange) Reset() {
+	*x = KeyRange{}
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyRange) ProtoMessage() {}
+
+func (x *KeyRange) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyRange.ProtoReflect.Descriptor instead.
+func (*KeyRange) Descriptor() ([]byte, []int) {
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *KeyRange) GetStart() []byte {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *KeyRange) GetEnd() []byte {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
 type HoldResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Header *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -3218,7 +3342,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3354,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[40]
+	mi := &file_kvdpb_kvd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3367,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{40}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *HoldResponse) GetHeader() *ResponseHeader {
@@ -3277,7 +3401,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3289,7 +3413,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[41]
+	mi := &file_kvdpb_kvd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3302,7 +3426,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{41}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ConfirmRequest) GetHeader() *Header {
@@ -3360,7 +3484,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +3496,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[42]
+	mi := &file_kvdpb_kvd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +3509,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{42}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ConfirmResponse) GetHeader() *ResponseHeader {
@@ -3424,7 +3548,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +3560,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[43]
+	mi := &file_kvdpb_kvd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +3573,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{43}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchRequest) GetHeader() *Header {
@@ -3536,7 +3660,7 @@ type WatchCreate struct {
 
 func (x *WatchCreate) Reset() {
 	*x = WatchCreate{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3548,7 +3672,7 @@ func (x *WatchCreate) String() string {
 func (*WatchCreate) ProtoMessage() {}
 
 func (x *WatchCreate) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[44]
+	mi := &file_kvdpb_kvd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3561,7 +3685,7 @@ func (x *WatchCreate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCreate.ProtoReflect.Descriptor instead.
 func (*WatchCreate) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{44}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WatchCreate) GetWatch() uint64 {
@@ -3622,7 +3746,7 @@ type WatchCancel struct {
 
 func (x *WatchCancel) Reset() {
 	*x = WatchCancel{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3758,7 @@ func (x *WatchCancel) String() string {
 func (*WatchCancel) ProtoMessage() {}
 
 func (x *WatchCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[45]
+	mi := &file_kvdpb_kvd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3771,7 @@ func (x *WatchCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCancel.ProtoReflect.Descriptor instead.
 func (*WatchCancel) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{45}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WatchCancel) GetWatch() uint64 {
@@ -3671,7 +3795,7 @@ type WatchAdvance struct {
 
 func (x *WatchAdvance) Reset() {
 	*x = WatchAdvance{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3683,7 +3807,7 @@ func (x *WatchAdvance) String() string {
 func (*WatchAdvance) ProtoMessage() {}
 
 func (x *WatchAdvance) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[46]
+	mi := &file_kvdpb_kvd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3696,7 +3820,7 @@ func (x *WatchAdvance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAdvance.ProtoReflect.Descriptor instead.
 func (*WatchAdvance) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{46}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WatchAdvance) GetId() uint64 {
@@ -3737,7 +3861,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[47]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3749,7 +3873,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[47]
+	mi := &file_kvdpb_kvd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3762,7 +3886,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{47}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WatchResponse) GetHeader() *ResponseHeader {
@@ -3836,7 +3960,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[48]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3848,7 +3972,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[48]
+	mi := &file_kvdpb_kvd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3861,7 +3985,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{48}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WatchEvent) GetWatches() []uint64 {
@@ -3906,7 +4030,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[49]
+	mi := &file_kvdpb_kvd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3918,7 +4042,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[49]
+	mi := &file_kvdpb_kvd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3931,7 +4055,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{49}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CompactRequest) GetHeader() *Header {
@@ -3966,7 +4090,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[50]
+	mi := &file_kvdpb_kvd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3978,7 +4102,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[50]
+	mi := &file_kvdpb_kvd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3991,7 +4115,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{50}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CompactResponse) GetHeader() *ResponseHeader {
@@ -4022,7 +4146,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[51]
+	mi := &file_kvdpb_kvd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4034,7 +4158,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[51]
+	mi := &file_kvdpb_kvd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4047,7 +4171,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{51}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SettleRequest) GetHeader() *Header {
@@ -4100,7 +4224,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[52]
+	mi := &file_kvdpb_kvd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4112,7 +4236,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[52]
+	mi := &file_kvdpb_kvd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4125,7 +4249,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{52}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SettleResponse) GetHeader() *ResponseHeader {
@@ -4178,7 +4302,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[53]
+	mi := &file_kvdpb_kvd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4190,7 +4314,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[53]
+	mi := &file_kvdpb_kvd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4203,7 +4327,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{53}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Error) GetReason() Reason {
@@ -4289,7 +4413,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[54]
+	mi := &file_kvdpb_kvd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4301,7 +4425,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[54]
+	mi := &file_kvdpb_kvd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4314,7 +4438,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{54}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ClusterMap) GetEpoch() uint64 {
@@ -4381,7 +4505,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[55]
+	mi := &file_kvdpb_kvd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4393,7 +4517,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[55]
+	mi := &file_kvdpb_kvd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4406,7 +4530,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{55}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Node) GetId() string {
@@ -4464,7 +4588,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[56]
+	mi := &file_kvdpb_kvd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +4600,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[56]
+	mi := &file_kvdpb_kvd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +4613,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{56}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Shard) GetId() uint32 {
@@ -4523,7 +4647,7 @@ type SlotOverride struct {
 
 func (x *SlotOverride) Reset() {
 	*x = SlotOverride{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[57]
+	mi := &file_kvdpb_kvd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4535,7 +4659,7 @@ func (x *SlotOverride) String() string {
 func (*SlotOverride) ProtoMessage() {}
 
 func (x *SlotOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[57]
+	mi := &file_kvdpb_kvd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4548,7 +4672,7 @@ func (x *SlotOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotOverride.ProtoReflect.Descriptor instead.
 func (*SlotOverride) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{57}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SlotOverride) GetSlot() uint32 {
@@ -4574,7 +4698,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[58]
+	mi := &file_kvdpb_kvd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4586,7 +4710,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[58]
+	mi := &file_kvdpb_kvd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4599,7 +4723,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{58}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetMapRequest) GetHeader() *Header {
@@ -4624,7 +4748,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[59]
+	mi := &file_kvdpb_kvd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4636,7 +4760,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[59]
+	mi := &file_kvdpb_kvd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4649,7 +4773,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{59}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetMapResponse) GetHeader() *ResponseHeader {
@@ -4698,7 +4822,7 @@ type ShardLeader struct {
 
 func (x *ShardLeader) Reset() {
 	*x = ShardLeader{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[60]
+	mi := &file_kvdpb_kvd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4710,7 +4834,7 @@ func (x *ShardLeader) String() string {
 func (*ShardLeader) ProtoMessage() {}
 
 func (x *ShardLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[60]
+	mi := &file_kvdpb_kvd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4723,7 +4847,7 @@ func (x *ShardLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardLeader.ProtoReflect.Descriptor instead.
 func (*ShardLeader) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{60}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ShardLeader) GetShard() uint32 {
@@ -4756,7 +4880,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[61]
+	mi := &file_kvdpb_kvd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4768,7 +4892,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[61]
+	mi := &file_kvdpb_kvd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4781,7 +4905,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{61}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *NodeStatusRequest) GetHeader() *Header {
@@ -4809,7 +4933,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[62]
+	mi := &file_kvdpb_kvd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4821,7 +4945,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[62]
+	mi := &file_kvdpb_kvd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4834,7 +4958,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{62}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *NodeStatusResponse) GetHeader() *ResponseHeader {
@@ -4909,7 +5033,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[63]
+	mi := &file_kvdpb_kvd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4921,7 +5045,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[63]
+	mi := &file_kvdpb_kvd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4934,7 +5058,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{63}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ReplicaStatus) GetShard() uint32 {
@@ -5030,7 +5154,7 @@ type CheckDiskRequest struct {
 
 func (x *CheckDiskRequest) Reset() {
 	*x = CheckDiskRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[64]
+	mi := &file_kvdpb_kvd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5042,7 +5166,7 @@ func (x *CheckDiskRequest) String() string {
 func (*CheckDiskRequest) ProtoMessage() {}
 
 func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[64]
+	mi := &file_kvdpb_kvd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5055,7 +5179,7 @@ func (x *CheckDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskRequest.ProtoReflect.Descriptor instead.
 func (*CheckDiskRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{64}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CheckDiskRequest) GetHeader() *Header {
@@ -5082,7 +5206,7 @@ type CheckDiskResponse struct {
 
 func (x *CheckDiskResponse) Reset() {
 	*x = CheckDiskResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[65]
+	mi := &file_kvdpb_kvd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5094,7 +5218,7 @@ func (x *CheckDiskResponse) String() string {
 func (*CheckDiskResponse) ProtoMessage() {}
 
 func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[65]
+	mi := &file_kvdpb_kvd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5107,7 +5231,7 @@ func (x *CheckDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDiskResponse.ProtoReflect.Descriptor instead.
 func (*CheckDiskResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{65}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CheckDiskResponse) GetShard() uint32 {
@@ -5163,7 +5287,7 @@ type ShardRevisionRequest struct {
 
 func (x *ShardRevisionRequest) Reset() {
 	*x = ShardRevisionRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[66]
+	mi := &file_kvdpb_kvd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5175,7 +5299,7 @@ func (x *ShardRevisionRequest) String() string {
 func (*ShardRevisionRequest) ProtoMessage() {}
 
 func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[66]
+	mi := &file_kvdpb_kvd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5188,7 +5312,7 @@ func (x *ShardRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionRequest.ProtoReflect.Descriptor instead.
 func (*ShardRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{66}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ShardRevisionRequest) GetHeader() *Header {
@@ -5215,7 +5339,7 @@ type ShardRevisionResponse struct {
 
 func (x *ShardRevisionResponse) Reset() {
 	*x = ShardRevisionResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[67]
+	mi := &file_kvdpb_kvd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5227,7 +5351,7 @@ func (x *ShardRevisionResponse) String() string {
 func (*ShardRevisionResponse) ProtoMessage() {}
 
 func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[67]
+	mi := &file_kvdpb_kvd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5240,7 +5364,7 @@ func (x *ShardRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRevisionResponse.ProtoReflect.Descriptor instead.
 func (*ShardRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{67}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ShardRevisionResponse) GetHeader() *ResponseHeader {
@@ -5273,7 +5397,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[68]
+	mi := &file_kvdpb_kvd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5285,7 +5409,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[68]
+	mi := &file_kvdpb_kvd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5298,7 +5422,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{68}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DigestRequest) GetHeader() *Header {
@@ -5350,7 +5474,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_kvdpb_kvd_proto_msgTypes[69]
+	mi := &file_kvdpb_kvd_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5362,7 +5486,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_kvd_proto_msgTypes[69]
+	mi := &file_kvdpb_kvd_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5375,7 +5499,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{69}
+	return file_kvdpb_kvd_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *DigestResponse) GetHeader() *ResponseHeader {
@@ -5537,7 +5661,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x18\n" +
 	"\adeleted\x18\x03 \x01(\x04R\adeleted\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12\x19\n" +
-	"\bnext_key\x18\x05 \x01(\fR\anextKey\"\xf2\x01\n" +
+	"\bnext_key\x18\x05 \x01(\fR\anextKey\"\x9c\x02\n" +
 	"\n" +
 	"TxnRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12)\n" +
@@ -5545,7 +5669,9 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\bcompares\x18\x03 \x03(\v2\x0f.kvd.v1.CompareR\bcompares\x12!\n" +
 	"\x04then\x18\x04 \x03(\v2\r.kvd.v1.TxnOpR\x04then\x12+\n" +
 	"\totherwise\x18\x05 \x03(\v2\r.kvd.v1.TxnOpR\totherwise\x12\x14\n" +
-	"\x05brief\x18\x06 \x01(\bR\x05brief\"\xa2\x02\n" +
+	"\x05brief\x18\x06 \x01(\bR\x05brief\x12\x12\n" +
+	"\x04hold\x18\a \x01(\x06R\x04hold\x12\x14\n" +
+	"\x05since\x18\b \x01(\x04R\x05since\"\xa2\x02\n" +
 	"\aCompare\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12,\n" +
 	"\brelation\x18\x02 \x01(\x0e2\x10.kvd.v1.RelationR\brelation\x12\x16\n" +
@@ -5648,10 +5774,19 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\n" +
 	"KeyVersion\x12 \n" +
 	"\x02kv\x18\x01 \x01(\v2\x10.kvd.v1.KeyValueR\x02kv\x12\x18\n" +
-	"\adeleted\x18\x02 \x01(\bR\adeleted\"I\n" +
+	"\adeleted\x18\x02 \x01(\bR\adeleted\"\xec\x01\n" +
 	"\vHoldRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x12\n" +
-	"\x04hold\x18\x02 \x01(\x06R\x04hold\"X\n" +
+	"\x04hold\x18\x02 \x01(\x06R\x04hold\x12\x12\n" +
+	"\x04keys\x18\x03 \x03(\fR\x04keys\x12(\n" +
+	"\x06ranges\x18\x04 \x03(\v2\x10.kvd.v1.KeyRangeR\x06ranges\x12\x1c\n" +
+	"\texclusive\x18\x05 \x01(\bR\texclusive\x12\x18\n" +
+	"\apatient\x18\x06 \x01(\bR\apatient\x12\x14\n" +
+	"\x05since\x18\a \x01(\x04R\x05since\x12\x15\n" +
+	"\x06for_ms\x18\b \x01(\rR\x05forMs\"2\n" +
+	"\bKeyRange\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\fR\x03end\"X\n" +
 	"\fHoldResponse\x12.\n" +
 	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12\x18\n" +
 	"\apresent\x18\x02 \x01(\x04R\apresent\"\xa4\x01\n" +
@@ -5897,7 +6032,7 @@ func file_kvdpb_kvd_proto_rawDescGZIP() []byte {
 }
 
 var file_kvdpb_kvd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_kvdpb_kvd_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_kvdpb_kvd_proto_goTypes = []any{
 	(Relation)(0),                 // 0: kvd.v1.Relation
 	(Reason)(0),                   // 1: kvd.v1.Reason
@@ -5942,49 +6077,50 @@ var file_kvdpb_kvd_proto_goTypes = []any{
 	(*HistoryResponse)(nil),       // 40: kvd.v1.HistoryResponse
 	(*KeyVersion)(nil),            // 41: kvd.v1.KeyVersion
 	(*HoldRequest)(nil),           // 42: kvd.v1.HoldRequest
-	(*HoldResponse)(nil),          // 43: kvd.v1.HoldResponse
-	(*ConfirmRequest)(nil),        // 44: kvd.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),       // 45: kvd.v1.ConfirmResponse
-	(*WatchRequest)(nil),          // 46: kvd.v1.WatchRequest
-	(*WatchCreate)(nil),           // 47: kvd.v1.WatchCreate
-	(*WatchCancel)(nil),           // 48: kvd.v1.WatchCancel
-	(*WatchAdvance)(nil),          // 49: kvd.v1.WatchAdvance
-	(*WatchResponse)(nil),         // 50: kvd.v1.WatchResponse
-	(*WatchEvent)(nil),            // 51: kvd.v1.WatchEvent
-	(*CompactRequest)(nil),        // 52: kvd.v1.CompactRequest
-	(*CompactResponse)(nil),       // 53: kvd.v1.CompactResponse
-	(*SettleRequest)(nil),         // 54: kvd.v1.SettleRequest
-	(*SettleResponse)(nil),        // 55: kvd.v1.SettleResponse
-	(*Error)(nil),                 // 56: kvd.v1.Error
-	(*ClusterMap)(nil),            // 57: kvd.v1.ClusterMap
-	(*Node)(nil),                  // 58: kvd.v1.Node
-	(*Shard)(nil),                 // 59: kvd.v1.Shard
-	(*SlotOverride)(nil),          // 60: kvd.v1.SlotOverride
-	(*GetMapRequest)(nil),         // 61: kvd.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 62: kvd.v1.GetMapResponse
-	(*ShardLeader)(nil),           // 63: kvd.v1.ShardLeader
-	(*NodeStatusRequest)(nil),     // 64: kvd.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 65: kvd.v1.NodeStatusResponse
-	(*ReplicaStatus)(nil),         // 66: kvd.v1.ReplicaStatus
-	(*CheckDiskRequest)(nil),      // 67: kvd.v1.CheckDiskRequest
-	(*CheckDiskResponse)(nil),     // 68: kvd.v1.CheckDiskResponse
-	(*ShardRevisionRequest)(nil),  // 69: kvd.v1.ShardRevisionRequest
-	(*ShardRevisionResponse)(nil), // 70: kvd.v1.ShardRevisionResponse
-	(*DigestRequest)(nil),         // 71: kvd.v1.DigestRequest
-	(*DigestResponse)(nil),        // 72: kvd.v1.DigestResponse
+	(*KeyRange)(nil),              // 43: kvd.v1.KeyRange
+	(*HoldResponse)(nil),          // 44: kvd.v1.HoldResponse
+	(*ConfirmRequest)(nil),        // 45: kvd.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),       // 46: kvd.v1.ConfirmResponse
+	(*WatchRequest)(nil),          // 47: kvd.v1.WatchRequest
+	(*WatchCreate)(nil),           // 48: kvd.v1.WatchCreate
+	(*WatchCancel)(nil),           // 49: kvd.v1.WatchCancel
+	(*WatchAdvance)(nil),          // 50: kvd.v1.WatchAdvance
+	(*WatchResponse)(nil),         // 51: kvd.v1.WatchResponse
+	(*WatchEvent)(nil),            // 52: kvd.v1.WatchEvent
+	(*CompactRequest)(nil),        // 53: kvd.v1.CompactRequest
+	(*CompactResponse)(nil),       // 54: kvd.v1.CompactResponse
+	(*SettleRequest)(nil),         // 55: kvd.v1.SettleRequest
+	(*SettleResponse)(nil),        // 56: kvd.v1.SettleResponse
+	(*Error)(nil),                 // 57: kvd.v1.Error
+	(*ClusterMap)(nil),            // 58: kvd.v1.ClusterMap
+	(*Node)(nil),                  // 59: kvd.v1.Node
+	(*Shard)(nil),                 // 60: kvd.v1.Shard
+	(*SlotOverride)(nil),          // 61: kvd.v1.SlotOverride
+	(*GetMapRequest)(nil),         // 62: kvd.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 63: kvd.v1.GetMapResponse
+	(*ShardLeader)(nil),           // 64: kvd.v1.ShardLeader
+	(*NodeStatusRequest)(nil),     // 65: kvd.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 66: kvd.v1.NodeStatusResponse
+	(*ReplicaStatus)(nil),         // 67: kvd.v1.ReplicaStatus
+	(*CheckDiskRequest)(nil),      // 68: kvd.v1.CheckDiskRequest
+	(*CheckDiskResponse)(nil),     // 69: kvd.v1.CheckDiskResponse
+	(*ShardRevisionRequest)(nil),  // 70: kvd.v1.ShardRevisionRequest
+	(*ShardRevisionResponse)(nil), // 71: kvd.v1.ShardRevisionResponse
+	(*DigestRequest)(nil),         // 72: kvd.v1.DigestRequest
+	(*DigestResponse)(nil),        // 73: kvd.v1.DigestResponse
 }
 var file_kvdpb_kvd_proto_depIdxs = []int32{
 	7,   // 0: kvd.v1.WriteOp.put:type_name -> kvd.v1.PutOp
 	8,   // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
 	6,   // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
-	56,  // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
+	57,  // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
 	6,   // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
-	56,  // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
+	57,  // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
 	3,   // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
 	10,  // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
 	9,   // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
 	4,   // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	56,  // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
+	57,  // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
 	11,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
 	12,  // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
 	3,   // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
@@ -6027,7 +6163,7 @@ var file_kvdpb_kvd_proto_depIdxs = []int32{
 	35,  // 50: kvd.v1.ResolveTxnsResponse.txns:type_name -> kvd.v1.ResolvedTxn
 	6,   // 51: kvd.v1.TxnResult.kv:type_name -> kvd.v1.KeyValue
 	6,   // 52: kvd.v1.TxnResult.kvs:type_name -> kvd.v1.KeyValue
-	56,  // 53: kvd.v1.TxnResult.error:type_name -> kvd.v1.Error
+	57,  // 53: kvd.v1.TxnResult.error:type_name -> kvd.v1.Error
 	3,   // 54: kvd.v1.RangeRequest.header:type_name -> kvd.v1.Header
 	4,   // 55: kvd.v1.RangeResponse.header:type_name -> kvd.v1.ResponseHeader
 	6,   // 56: kvd.v1.RangeResponse.kvs:type_name -> kvd.v1.KeyValue
@@ -6036,84 +6172,85 @@ var file_kvdpb_kvd_proto_depIdxs = []int32{
 	41,  // 59: kvd.v1.HistoryResponse.versions:type_name -> kvd.v1.KeyVersion
 	6,   // 60: kvd.v1.KeyVersion.kv:type_name -> kvd.v1.KeyValue
 	3,   // 61: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
-	4,   // 62: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
-	3,   // 63: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
-	4,   // 64: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
-	3,   // 65: kvd.v1.WatchRequest.header:type_name -> kvd.v1.Header
-	47,  // 66: kvd.v1.WatchRequest.create:type_name -> kvd.v1.WatchCreate
-	48,  // 67: kvd.v1.WatchRequest.cancel:type_name -> kvd.v1.WatchCancel
-	49,  // 68: kvd.v1.WatchRequest.advance:type_name -> kvd.v1.WatchAdvance
-	4,   // 69: kvd.v1.WatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	51,  // 70: kvd.v1.WatchResponse.events:type_name -> kvd.v1.WatchEvent
-	56,  // 71: kvd.v1.WatchResponse.error:type_name -> kvd.v1.Error
-	6,   // 72: kvd.v1.WatchEvent.kv:type_name -> kvd.v1.KeyValue
-	6,   // 73: kvd.v1.WatchEvent.prev:type_name -> kvd.v1.KeyValue
-	3,   // 74: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
-	4,   // 75: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
-	3,   // 76: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
-	4,   // 77: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
-	11,  // 78: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
-	1,   // 79: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
-	58,  // 80: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
-	59,  // 81: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
-	60,  // 82: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
-	3,   // 83: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
-	4,   // 84: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
-	57,  // 85: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
-	63,  // 86: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
-	3,   // 87: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
-	4,   // 88: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
-	66,  // 89: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
-	3,   // 90: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
-	3,   // 91: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
-	4,   // 92: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
-	3,   // 93: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
-	4,   // 94: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
-	13,  // 95: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
-	15,  // 96: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
-	17,  // 97: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
-	19,  // 98: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
-	21,  // 99: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
-	23,  // 100: kvd.v1.KV.Txn:input_type -> kvd.v1.TxnRequest
-	37,  // 101: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
-	39,  // 102: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
-	42,  // 103: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
-	44,  // 104: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
-	46,  // 105: kvd.v1.KV.Watch:input_type -> kvd.v1.WatchRequest
-	52,  // 106: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
-	30,  // 107: kvd.v1.KV.ListTxns:input_type -> kvd.v1.ListTxnsRequest
-	33,  // 108: kvd.v1.KV.ResolveTxns:input_type -> kvd.v1.ResolveTxnsRequest
-	54,  // 109: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
-	61,  // 110: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
-	64,  // 111: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
-	67,  // 112: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
-	69,  // 113: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
-	71,  // 114: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
-	14,  // 115: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
-	16,  // 116: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
-	18,  // 117: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
-	20,  // 118: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
-	22,  // 119: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
-	29,  // 120: kvd.v1.KV.Txn:output_type -> kvd.v1.TxnResponse
-	38,  // 121: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
-	40,  // 122: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
-	43,  // 123: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
-	45,  // 124: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
-	50,  // 125: kvd.v1.KV.Watch:output_type -> kvd.v1.WatchResponse
-	53,  // 126: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
-	31,  // 127: kvd.v1.KV.ListTxns:output_type -> kvd.v1.ListTxnsResponse
-	34,  // 128: kvd.v1.KV.ResolveTxns:output_type -> kvd.v1.ResolveTxnsResponse
-	55,  // 129: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
-	62,  // 130: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
-	65,  // 131: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
-	68,  // 132: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
-	70,  // 133: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
-	72,  // 134: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
-	115, // [115:135] is the sub-list for method output_type
-	95,  // [95:115] is the sub-list for method input_type
-	95,  // [95:95] is the sub-list for extension type_name
-	95,  // [95:95] is the sub-list for extension extendee
-	0,   // [0:95] is the sub-list for field type_name
+	43,  // 62: kvd.v1.HoldRequest.ranges:type_name -> kvd.v1.KeyRange
+	4,   // 63: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 64: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
+	4,   // 65: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 66: kvd.v1.WatchRequest.header:type_name -> kvd.v1.Header
+	48,  // 67: kvd.v1.WatchRequest.create:type_name -> kvd.v1.WatchCreate
+	49,  // 68: kvd.v1.WatchRequest.cancel:type_name -> kvd.v1.WatchCancel
+	50,  // 69: kvd.v1.WatchRequest.advance:type_name -> kvd.v1.WatchAdvance
+	4,   // 70: kvd.v1.WatchResponse.header:type_name -> kvd.v1.ResponseHeader
+	52,  // 71: kvd.v1.WatchResponse.events:type_name -> kvd.v1.WatchEvent
+	57,  // 72: kvd.v1.WatchResponse.error:type_name -> kvd.v1.Error
+	6,   // 73: kvd.v1.WatchEvent.kv:type_name -> kvd.v1.KeyValue
+	6,   // 74: kvd.v1.WatchEvent.prev:type_name -> kvd.v1.KeyValue
+	3,   // 75: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
+	4,   // 76: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 77: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
+	4,   // 78: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
+	11,  // 79: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
+	1,   // 80: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
+	59,  // 81: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
+	60,  // 82: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
+	61,  // 83: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
+	3,   // 84: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
+	4,   // 85: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
+	58,  // 86: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
+	64,  // 87: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
+	3,   // 88: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
+	4,   // 89: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
+	67,  // 90: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
+	3,   // 91: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
+	3,   // 92: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
+	4,   // 93: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 94: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
+	4,   // 95: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
+	13,  // 96: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
+	15,  // 97: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
+	17,  // 98: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
+	19,  // 99: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
+	21,  // 100: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
+	23,  // 101: kvd.v1.KV.Txn:input_type -> kvd.v1.TxnRequest
+	37,  // 102: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
+	39,  // 103: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
+	42,  // 104: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
+	45,  // 105: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
+	47,  // 106: kvd.v1.KV.Watch:input_type -> kvd.v1.WatchRequest
+	53,  // 107: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
+	30,  // 108: kvd.v1.KV.ListTxns:input_type -> kvd.v1.ListTxnsRequest
+	33,  // 109: kvd.v1.KV.ResolveTxns:input_type -> kvd.v1.ResolveTxnsRequest
+	55,  // 110: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
+	62,  // 111: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
+	65,  // 112: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
+	68,  // 113: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
+	70,  // 114: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
+	72,  // 115: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
+	14,  // 116: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
+	16,  // 117: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
+	18,  // 118: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
+	20,  // 119: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
+	22,  // 120: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
+	29,  // 121: kvd.v1.KV.Txn:output_type -> kvd.v1.TxnResponse
+	38,  // 122: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
+	40,  // 123: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
+	44,  // 124: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
+	46,  // 125: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
+	51,  // 126: kvd.v1.KV.Watch:output_type -> kvd.v1.WatchResponse
+	54,  // 127: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
+	31,  // 128: kvd.v1.KV.ListTxns:output_type -> kvd.v1.ListTxnsResponse
+	34,  // 129: kvd.v1.KV.ResolveTxns:output_type -> kvd.v1.ResolveTxnsResponse
+	56,  // 130: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
+	63,  // 131: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
+	66,  // 132: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
+	69,  // 133: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
+	71,  // 134: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
+	73,  // 135: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
+	116, // [116:136] is the sub-list for method output_type
+	96,  // [96:116] is the sub-list for method input_type
+	96,  // [96:96] is the sub-list for extension type_name
+	96,  // [96:96] is the sub-list for extension extendee
+	0,   // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -6143,19 +6280,19 @@ func file_kvdpb_kvd_proto_init() {
 		(*TxnOp_DeleteRange)(nil),
 		(*TxnOp_Range)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[43].OneofWrappers = []any{
+	file_kvdpb_kvd_proto_msgTypes[44].OneofWrappers = []any{
 		(*WatchRequest_Create)(nil),
 		(*WatchRequest_Cancel)(nil),
 		(*WatchRequest_Advance)(nil),
 	}
-	file_kvdpb_kvd_proto_msgTypes[65].OneofWrappers = []any{}
+	file_kvdpb_kvd_proto_msgTypes[66].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_kvd_proto_rawDesc), len(file_kvdpb_kvd_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   70,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -63,8 +63,8 @@ type KVClient interface {
 	Range(ctx context.Context, in *RangeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RangeResponse], error)
 	// History returns the versions of a key, newest first.
 	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
-	// Hold keeps a shard from being written to until a Confirm releases it, or for
-	// 50 ms at most: for readers of several shards whom writers have overtaken.
+	// Hold keeps keys from being written to until a Confirm or a Txn releases it, or for a
+	// while: for readers of several shards, and transactions, whom writers have overtaken.
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
 	// Confirm tells whether what was read at a revision, in several shards, was
 	// all of one instant: it is asked of each of them, once all have begun to
@@ -284,8 +284,8 @@ type KVServer interface {
 	Range(*RangeRequest, grpc.ServerStreamingServer[RangeResponse]) error
 	// History returns the versions of a key, newest first.
 	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
-	// Hold keeps a shard from being written to until a Confirm releases it, or for
-	// 50 ms at most: for readers of several shards whom writers have overtaken.
+	// Hold keeps keys from being written to until a Confirm or a Txn releases it, or for a
+	// while: for readers of several shards, and transactions, whom writers have overtaken.
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
 	// Confirm tells whether what was read at a revision, in several shards, was
 	// all of one instant: it is asked of each of them, once all have begun to

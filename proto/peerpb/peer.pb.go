@@ -1411,6 +1411,7 @@ type ShardRequest struct {
 	//	*ShardRequest_Inquire
 	//	*ShardRequest_Answer
 	What          isShardRequest_What `protobuf_oneof:"what"`
+	Hold          uint64              `protobuf:"fixed64,7,opt,name=hold,proto3" json:"hold,omitempty"` // with prepare: the number of a hold of its own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1500,6 +1501,13 @@ func (x *ShardRequest) GetAnswer() *AnswerRequest {
 		}
 	}
 	return nil
+}
+
+func (x *ShardRequest) GetHold() uint64 {
+	if x != nil {
+		return x.Hold
+	}
+	return 0
 }
 
 type isShardRequest_What interface {
@@ -1741,6 +1749,7 @@ func (x *PrepareReply) GetDied() bool {
 type ResolveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Resolves      []*logpb.Resolve       `protobuf:"bytes,1,rep,name=resolves,proto3" json:"resolves,omitempty"`
+	Holds         []uint64               `protobuf:"fixed64,2,rep,packed,name=holds,proto3" json:"holds,omitempty"` // that end with them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1778,6 +1787,13 @@ func (*ResolveRequest) Descriptor() ([]byte, []int) {
 func (x *ResolveRequest) GetResolves() []*logpb.Resolve {
 	if x != nil {
 		return x.Resolves
+	}
+	return nil
+}
+
+func (x *ResolveRequest) GetHolds() []uint64 {
+	if x != nil {
+		return x.Holds
 	}
 	return nil
 }
@@ -2184,14 +2200,15 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\bconsumed\x18\x01 \x01(\x03R\bconsumed\"@\n" +
 	"\x10SnapshotResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x18\n" +
-	"\asuccess\x18\x02 \x01(\bR\asuccess\"\xa1\x02\n" +
+	"\asuccess\x18\x02 \x01(\bR\asuccess\"\xb5\x02\n" +
 	"\fShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12/\n" +
 	"\aprepare\x18\x03 \x01(\v2\x13.kvd.log.v1.PrepareH\x00R\aprepare\x127\n" +
 	"\aresolve\x18\x04 \x01(\v2\x1b.kvd.peer.v1.ResolveRequestH\x00R\aresolve\x127\n" +
 	"\ainquire\x18\x05 \x01(\v2\x1b.kvd.peer.v1.InquireRequestH\x00R\ainquire\x124\n" +
-	"\x06answer\x18\x06 \x01(\v2\x1a.kvd.peer.v1.AnswerRequestH\x00R\x06answerB\x06\n" +
+	"\x06answer\x18\x06 \x01(\v2\x1a.kvd.peer.v1.AnswerRequestH\x00R\x06answer\x12\x12\n" +
+	"\x04hold\x18\a \x01(\x06R\x04holdB\x06\n" +
 	"\x04what\"\xc0\x02\n" +
 	"\n" +
 	"ShardReply\x12\x1d\n" +
@@ -2208,9 +2225,10 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06counts\x18\x03 \x03(\x04R\x06counts\x12\x12\n" +
-	"\x04died\x18\x04 \x01(\bR\x04died\"A\n" +
+	"\x04died\x18\x04 \x01(\bR\x04died\"W\n" +
 	"\x0eResolveRequest\x12/\n" +
-	"\bresolves\x18\x01 \x03(\v2\x13.kvd.log.v1.ResolveR\bresolves\"\x0e\n" +
+	"\bresolves\x18\x01 \x03(\v2\x13.kvd.log.v1.ResolveR\bresolves\x12\x14\n" +
+	"\x05holds\x18\x02 \x03(\x06R\x05holds\"\x0e\n" +
 	"\fResolveReply\"5\n" +
 	"\x0eInquireRequest\x12#\n" +
 	"\x03ids\x18\x01 \x03(\v2\x11.kvd.log.v1.TxnIDR\x03ids\"@\n" +

@@ -6,7 +6,9 @@
 // them could wait for each other for ever. So of two the older one waits and the
 // younger one dies: it gives back what it holds, everywhere, and comes again as old as
 // it was ("wait-die", Rosenkrantz et al., 1978). One day it is the oldest, and then
-// nothing is in its way.
+// nothing is in its way. Who holds nothing anywhere may be patient, and wait for
+// whomever: it counts as old as the oldest of those that it waits for, so that who
+// waits for it could as well wait for them.
 //
 // Latches decide nothing: what was prepared is in the log, and the state machine
 // refuses what meets it.
@@ -16,7 +18,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/fsm/locks"
@@ -34,43 +38,89 @@ var (
 	ErrClosed = errors.New("leadership has ended")
 )
 
+// Youngest is the age of who gives way to everybody.
+var Youngest = fsm.Age{Revision: math.MaxUint64, ClientID: math.MaxUint64, Seq: math.MaxUint64}
+
+// ID names a latch: that of a transaction, a hold, or a write.
+type ID struct {
+	Txn  fsm.TxnID
+	Hold uint64 // its number; 0: it is none
+	Turn uint64 // of a write, drawn by Table.Turn; 0: it is none
+}
+
+// Request is what somebody wants a turn at.
+type Request struct {
+	ID      ID
+	Age     fsm.Age
+	Locks   []locks.Lock // must not change
+	Patient bool         // it waits for whomever
+	Pass    uint64       // the number of a hold of its own: it takes the place of that
+}
+
 // Table is the latches of a shard. Its methods are safe for concurrent use.
 type Table struct {
+	holds atomic.Int64  // that are granted, or wait
+	turns atomic.Uint64 // the last that was drawn
+
 	mu     sync.Mutex // guards what follows, and all latches
-	all    map[fsm.TxnID]*latch
+	all    map[ID]*latch
 	locks  locks.Table[*latch]
 	closed bool
 }
 
-// latch is what a transaction holds, or waits for.
+// latch is what somebody holds, or waits for.
 type latch struct {
-	id      fsm.TxnID
-	age     fsm.Age
-	locks   []locks.Lock
+	Request
 	ahead   int           // how many it waits for
 	behind  []*latch      // those that wait for it
 	granted chan struct{} // closed when it waits for nothing
 	over    chan struct{} // closed when it has been released
 }
 
-// New returns an empty table.
-func New() *Table { return &Table{all: make(map[fsm.TxnID]*latch)} }
+func newLatch(q Request) *latch {
+	return &latch{Request: q, granted: make(chan struct{}), over: make(chan struct{})}
+}
 
-// Hold adds a latch that is granted: of what was prepared before there was the table.
-func (t *Table) Hold(id fsm.TxnID, age fsm.Age, all []locks.Lock) {
+// New returns an empty table.
+func New() *Table { return &Table{all: make(map[ID]*latch)} }
+
+// Turn returns an ID for a write that waits.
+func (t *Table) Turn() ID { return ID{Turn: t.turns.Add(1)} }
+
+// Grant adds a latch that waits for nobody: of what was prepared before there was the
+// table.
+func (t *Table) Grant(q Request) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := &latch{id: id, age: age, locks: all, granted: make(chan struct{}), over: make(chan struct{})}
+	l := newLatch(q)
 	close(l.granted)
-	t.all[id] = l
-	t.locks.Add(l, all)
+	t.add(l)
+}
+
+// add adds a latch. The caller holds mu.
+func (t *Table) add(l *latch) {
+	t.all[l.ID] = l
+	t.locks.Add(l, l.Locks)
+	if l.ID.Hold != 0 {
+		t.holds.Add(1)
+	}
+}
+
+// remove removes a latch. The caller holds mu.
+func (t *Table) remove(l *latch) {
+	delete(t.all, l.ID)
+	t.locks.Remove(l, l.Locks)
+	if l.ID.Hold != 0 {
+		t.holds.Add(-1)
+	}
+	close(l.over)
 }
 
 // Acquire waits for its turn. It returns nil at once to whom has it already, and
-// joins who waits for the same transaction. The locks must not change. Errors: ErrDied,
-// ErrFull, ErrClosed, the context's cause: then nothing is held.
-func (t *Table) Acquire(ctx context.Context, id fsm.TxnID, age fsm.Age, all []locks.Lock) error {
-	l, err := t.enter(id, age, all)
+// joins who waits with the same ID. Errors: ErrDied, ErrFull, ErrClosed, the context's
+// cause: then nothing is held.
+func (t *Table) Acquire(ctx context.Context, q Request) error {
+	l, err := t.enter(q)
 	if err != nil {
 		return err
 	}
@@ -85,15 +135,15 @@ func (t *Table) Acquire(ctx context.Context, id fsm.TxnID, age fsm.Age, all []lo
 	case <-l.over:
 		return ErrClosed
 	case <-ctx.Done():
-		t.Release(id)
-		return fmt.Errorf("wait for the turn of transaction %s: %w", id, context.Cause(ctx))
+		t.Release(q.ID)
+		return fmt.Errorf("wait for a turn: %w", context.Cause(ctx))
 	}
 }
 
-func (t *Table) enter(id fsm.TxnID, age fsm.Age, all []locks.Lock) (*latch, error) {
+func (t *Table) enter(q Request) (*latch, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if l := t.all[id]; l != nil {
+	if l := t.all[q.ID]; l != nil {
 		return l, nil
 	}
 	switch {
@@ -102,40 +152,73 @@ func (t *Table) enter(id fsm.TxnID, age fsm.Age, all []locks.Lock) (*latch, erro
 	case len(t.all) >= maxLatches:
 		return nil, ErrFull
 	}
-	l := &latch{id: id, age: age, locks: all, granted: make(chan struct{}), over: make(chan struct{})}
+	l := newLatch(q)
+	own, after := t.all[ID{Hold: q.Pass}], make(map[*latch]bool)
+	if own != nil && own.ahead == 0 {
+		for _, other := range own.behind {
+			after[other] = t.all[other.ID] == other
+		}
+	}
 	inWay := make(map[*latch]bool)
-	for _, lock := range all {
+	for _, lock := range q.Locks {
 		if !t.locks.Holders(lock, func(other *latch) bool {
+			if other == own || after[other] {
+				return true
+			}
 			inWay[other] = true
-			return age.Older(other.age)
+			return q.Patient || q.Age.Older(other.Age)
 		}) {
 			return nil, ErrDied
 		}
 	}
+	for other, there := range after {
+		if there { // it waits for the hold, and now for who has that
+			other.ahead++
+			l.behind = append(l.behind, other)
+		}
+	}
 	for other := range inWay {
 		other.behind = append(other.behind, l)
+		if other.Age.Older(l.Age) { // it is patient
+			l.Age = other.Age
+		}
 	}
 	if l.ahead = len(inWay); l.ahead == 0 {
 		close(l.granted)
 	}
-	t.all[id] = l
-	t.locks.Add(l, all)
+	t.add(l)
 	return l, nil
 }
 
-// Release gives back what a transaction holds or waits for, if it does.
-func (t *Table) Release(id fsm.TxnID) {
+// Held tells whether a hold is in the way of locks, other than the one of a number.
+func (t *Table) Held(pass uint64, all ...locks.Lock) bool {
+	if t.holds.Load() == 0 {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, lock := range all {
+		if !t.locks.Holders(lock, func(l *latch) bool { return l.ID.Hold == 0 || l.ID.Hold == pass || l.ahead > 0 }) {
+			return true
+		}
+	}
+	return false
+}
+
+// Holds tells whether there are holds.
+func (t *Table) Holds() bool { return t.holds.Load() > 0 }
+
+// Release gives back what somebody holds or waits for, if there is such a latch.
+func (t *Table) Release(id ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := t.all[id]
 	if l == nil {
 		return
 	}
-	delete(t.all, id)
-	t.locks.Remove(l, l.locks)
-	close(l.over)
+	t.remove(l)
 	for _, next := range l.behind {
-		if next.ahead--; next.ahead == 0 && t.all[next.id] == next {
+		if next.ahead--; next.ahead == 0 && t.all[next.ID] == next {
 			close(next.granted)
 		}
 	}
@@ -146,11 +229,9 @@ func (t *Table) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
-	for id, l := range t.all {
-		delete(t.all, id)
-		close(l.over)
+	for _, l := range t.all {
+		t.remove(l)
 	}
-	t.locks = locks.Table[*latch]{}
 }
 
 // Len returns how many latches there are, and how many of them wait.

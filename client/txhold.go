@@ -1,0 +1,125 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+// How long others are kept away for an attempt: some times what the one before took.
+const (
+	minTxHold    = 50 * time.Millisecond
+	maxTxHold    = 500 * time.Millisecond
+	txHoldFactor = 4
+	// releaseTimeout bounds the end of a hold that is not needed any more: it ends by
+	// itself, too.
+	releaseTimeout = 100 * time.Millisecond
+)
+
+// txHold keeps others away from what an attempt at a transaction needs, as long as it
+// lasts: who keeps being overtaken gets its turn, before those who began later.
+type txHold struct {
+	number  uint64 // 0: there is none
+	shards  []*shard
+	present uint64 // nothing above it has been written
+}
+
+// holdBack keeps others away from all that this attempt has read and would write, in
+// one shard after the other: the first waits for whomever, the others only where older
+// ones would wait for this one. If it cannot, there is no hold.
+func (tx *Tx) holdBack(took time.Duration) txHold {
+	c := tx.client
+	t := c.table.Load()
+	if t == nil || tx.ctx.Err() != nil {
+		return txHold{}
+	}
+	reqs := tx.holdRequests(t)
+	h := txHold{number: rand.Uint64() | 1}
+	milli := uint32(min(max(txHoldFactor*took, minTxHold), maxTxHold).Milliseconds())
+	for _, sh := range slices.SortedFunc(maps.Keys(reqs), func(a, b *shard) int { return cmp.Compare(a.id, b.id) }) {
+		req := reqs[sh]
+		req.Hold, req.Exclusive, req.Patient, req.Since, req.ForMs = h.number, true, len(h.shards) == 0, tx.since, milli
+		locked := false
+		err := c.newRetry(tx.ctx).onLeader(0, sh, func(ctx context.Context, at target) error {
+			req.Header = at.header
+			resp, err := at.kv.Hold(ctx, req)
+			if detail, _ := fromStatus(err); detail.GetReason() == kvdpb.Reason_REASON_LOCKED {
+				locked = true // there is no use in asking again
+				return nil
+			}
+			if err == nil {
+				h.present = max(h.present, resp.Present)
+				c.observe(resp.Header)
+			}
+			return err
+		})
+		if err != nil || locked {
+			h.release(tx.ctx, c)
+			return txHold{}
+		}
+		h.shards = append(h.shards, sh)
+	}
+	return h
+}
+
+// release ends a hold.
+func (h *txHold) release(ctx context.Context, c *Client) {
+	if h.number == 0 || len(h.shards) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	_ = onShards(h.shards, func(sh *shard, _ func() bool) error { // it ends by itself
+		return c.askLeader(ctx, sh, func(ctx context.Context, at target) (*kvdpb.ResponseHeader, error) {
+			resp, err := at.kv.Hold(ctx, &kvdpb.HoldRequest{Header: at.header, Hold: h.number})
+			return resp.GetHeader(), err
+		})
+	})
+}
+
+// holdRequests returns what is to be held in each shard.
+func (tx *Tx) holdRequests(t *table) map[*shard]*kvdpb.HoldRequest {
+	reqs := make(map[*shard]*kvdpb.HoldRequest)
+	of := func(sh *shard) *kvdpb.HoldRequest {
+		req := reqs[sh]
+		if req == nil {
+			req = &kvdpb.HoldRequest{}
+			reqs[sh] = req
+		}
+		return req
+	}
+	key := func(key string) {
+		sp := spanOf([]byte(key))
+		if sh := t.bySlot[sp.slot]; sh != nil {
+			req := of(sh)
+			req.Keys = append(req.Keys, sp.start)
+		}
+	}
+	for k := range tx.gets {
+		key(k)
+	}
+	for k := range tx.writes {
+		if _, ok := tx.gets[k]; !ok {
+			key(k)
+		}
+	}
+	for _, r := range tx.ranges {
+		if r.span.empty() {
+			continue
+		}
+		shards := t.owning
+		if r.span.oneSlot && t.bySlot[r.span.slot] != nil {
+			shards = []*shard{t.bySlot[r.span.slot]}
+		}
+		for _, sh := range shards {
+			req := of(sh)
+			req.Ranges = append(req.Ranges, &kvdpb.KeyRange{Start: r.span.start, End: r.span.end})
+		}
+	}
+	return reqs
+}
