@@ -31,7 +31,8 @@ const (
 	laneLoneGets
 )
 
-// loneWindow is how many messages of such calls may be unanswered.
+// loneWindow is how many messages of such calls a node may have unanswered, which is
+// less than it works on of a stream at a time.
 const loneWindow = 64
 
 func (k laneKind) lone() bool { return k == laneLoneWrites || k == laneLoneGets }
@@ -60,7 +61,7 @@ type lane struct {
 func (l *lane) maySend() bool {
 	switch {
 	case l.kind.lone():
-		return l.head != nil && l.inFlight < loneWindow
+		return l.head != nil // the node counts them
 	case l.head == nil || l.inFlight >= laneWindow:
 		return false
 	case l.inFlight == 0:

@@ -47,6 +47,7 @@ type node struct {
 	inFlight map[uint64]*message // by id
 	nextID   uint64
 	sending  bool // the sender runs
+	lone     int  // messages in flight of calls that go alone
 
 	work chan struct{} // room for one: something is ready, or the node was closed
 }
@@ -237,7 +238,7 @@ func (n *node) enqueue(l *lane, cl *call) {
 // makeReady puts the lane in line for sending if it may send, and reports
 // whether it did. The caller holds mu.
 func (n *node) makeReady(l *lane) bool {
-	if l.ready || !l.maySend() {
+	if l.ready || !l.maySend() || l.kind.lone() && n.lone >= loneWindow {
 		return false
 	}
 	l.ready = true

@@ -75,25 +75,28 @@ func (n *node) sendNext() bool {
 func (n *node) formNext() *message {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.ready) == 0 {
-		return nil
+	for len(n.ready) > 0 {
+		l := n.ready[0]
+		n.ready = append(n.ready[:0], n.ready[1:]...)
+		l.ready = false
+		if l.head == nil || l.kind.lone() && n.lone >= loneWindow {
+			continue
+		}
+		m := l.form(n.client.revision.Load())
+		if m != nil {
+			l.inFlight++
+			if l.kind.lone() {
+				n.lone++
+			}
+			m.header.Epoch = n.client.epoch()
+			m.req.TimeoutMs = n.client.attemptMilli
+			n.nextID++
+			m.id, m.req.Id = n.nextID, n.nextID
+		}
+		n.makeReady(l)
+		return m
 	}
-	l := n.ready[0]
-	n.ready = append(n.ready[:0], n.ready[1:]...)
-	l.ready = false
-	if l.head == nil {
-		return nil
-	}
-	m := l.form(n.client.revision.Load())
-	if m != nil {
-		l.inFlight++
-		m.header.Epoch = n.client.epoch()
-		m.req.TimeoutMs = n.client.attemptMilli
-		n.nextID++
-		m.id, m.req.Id = n.nextID, n.nextID
-	}
-	n.makeReady(l)
-	return m
+	return nil
 }
 
 // register makes the message known to the receiver and the sweeper, unless its
@@ -122,7 +125,14 @@ func (n *node) discard(m *message, cause error) {
 // leaveFlight makes room in the message's lane. The caller holds mu.
 func (n *node) leaveFlight(m *message) {
 	m.lane.inFlight--
-	if n.makeReady(m.lane) {
+	signal := false
+	if m.lane.kind.lone() {
+		n.lone--
+		for _, l := range n.lanes { // others may have waited for this one
+			signal = l.kind.lone() && n.makeReady(l) || signal
+		}
+	}
+	if n.makeReady(m.lane) || signal {
 		n.signal()
 	}
 }

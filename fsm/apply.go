@@ -49,7 +49,7 @@ func (f *FSM) applyEntry(log *raft.Log, e *logpb.Entry, commands int, result *Re
 		f.cfg.OnApplied(last) // it is committed: no crash takes it back
 	}
 	r.batch.Commit(last)
-	f.intents.publish()
+	f.intents.publish(f.cfg.OnResolved)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/proto/planted"
 	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/store"
+	"github.com/kvd-io/kvd/store/dedupe"
 )
 
 // DefaultDedupeRecords is the default of Config.DedupeRecords: about 15 MiB.
@@ -36,6 +37,9 @@ type Config struct {
 	// OnPrepared is told that a part of a transaction has been prepared, or that the
 	// state loaded has some. It must not wait. Default: nobody is.
 	OnPrepared func()
+	// OnResolved is told that what was prepared is over, when that can be read. It must
+	// not wait. Default: nobody is.
+	OnResolved func(TxnID)
 	// DedupeRecords is how many records for exactly-once are kept before
 	// DedupeFloor asks for a higher floor.
 	DedupeRecords int
@@ -83,18 +87,24 @@ func New(cfg Config) *FSM {
 	if cfg.OnPrepared == nil {
 		cfg.OnPrepared = func() {}
 	}
+	if cfg.OnResolved == nil {
+		cfg.OnResolved = func(TxnID) {}
+	}
 	if cfg.OnApplied == nil {
 		cfg.OnApplied = func(uint64) {}
 	}
 	f := &FSM{cfg: cfg, store: cfg.Store, metrics: cfg.Metrics.shard(cfg.Shard)}
+	f.intents.freeze()
 	f.load()
+	f.intents.thaw()
 	return f
 }
 
 // Intents returns what is known of transactions of several shards.
 func (f *FSM) Intents() *Intents { return &f.intents }
 
-// load takes up the store's state, at the start and after an install.
+// load takes up the store's state, at the start and after an install. The caller has
+// frozen intents.
 func (f *FSM) load() {
 	s := f.store.State()
 	f.slots, f.bound, f.floor, f.keepSince = s.Slots, s.Bound, s.DedupeFloor, s.KeepSince
@@ -105,7 +115,9 @@ func (f *FSM) load() {
 	if err := f.intents.load(f.store); err != nil {
 		f.fail(fmt.Errorf("load transactions: %w", err))
 	}
-	f.cfg.OnPrepared()
+	if f.intents.any() {
+		f.cfg.OnPrepared()
+	}
 	f.cfg.OnApplied(s.Revision)
 }
 
@@ -218,6 +230,18 @@ func (f *FSM) watchRecords() {
 // DedupeFloor returns the floor that the leader should put into its next entry
 // to keep the number of records within its bound; 0 if it is.
 func (f *FSM) DedupeFloor() uint64 { return f.hint.Load() }
+
+// Recorded returns what became of an attempt, if that is remembered. It waits for the
+// entry that is being applied.
+func (f *FSM) Recorded(clientID, seq uint64) (Outcome, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	record, verdict := f.store.Dedupe().Lookup(clientID, seq)
+	if clientID == 0 || verdict != dedupe.Found {
+		return Outcome{}, false
+	}
+	return repeated(record), true
+}
 
 // DedupeRecords returns the number of records held for exactly-once.
 func (f *FSM) DedupeRecords() int { return int(f.records.Load()) }

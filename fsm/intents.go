@@ -64,16 +64,32 @@ type Intents struct {
 	touched  []uint32  // anchors of which it has said something
 }
 
-// load takes up what the store's records say.
-func (x *Intents) load(st *store.Store) error {
+// freeze keeps all others from looking while the state is replaced, until load or thaw.
+func (x *Intents) freeze() {
+	x.count.Add(1) // nobody takes it for empty
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, in := range x.all { // any order: all of them
-		close(in.done)
-	}
+}
+
+func (x *Intents) thaw() {
+	x.count.Store(int64(len(x.all)))
+	x.mu.Unlock()
+}
+
+// load takes up what the store's records say, between freeze and thaw. Who waits for
+// what is there still goes on waiting.
+func (x *Intents) load(st *store.Store) error {
+	before := x.all
 	x.all, x.decisions, x.anchors = make(map[TxnID]*intent), make(map[TxnID]*logpb.Decision), make(map[uint32]*anchor)
-	x.table, x.bytes, x.resolved = locks.Table[*intent]{}, 0, nil
-	x.count.Store(0)
+	x.table, x.bytes, x.resolved, x.touched = locks.Table[*intent]{}, 0, nil, nil
+	defer func() {
+		for id, in := range before { // any order: all of them
+			if now := x.all[id]; now != nil {
+				now.done = in.done
+			} else {
+				close(in.done)
+			}
+		}
+	}()
 	err := st.Records(store.Intents).Each(func(key string, value []byte) error {
 		switch key[0] {
 		case anchorRecord:
@@ -196,19 +212,22 @@ func (x *Intents) blocks(all ...locks.Lock) bool {
 	return false
 }
 
-// publish drops what the entry in hand has resolved, once that can be read.
-func (x *Intents) publish() {
+// publish drops what the entry in hand has resolved, once that can be read, and tells.
+func (x *Intents) publish(tell func(TxnID)) {
 	if len(x.resolved) == 0 {
 		return
 	}
 	x.mu.Lock()
-	defer x.mu.Unlock()
 	for _, in := range x.resolved {
 		delete(x.all, in.id)
 		x.table.Remove(in, in.locks)
 		x.bytes -= in.bytes
 		x.count.Add(-1)
 		close(in.done)
+	}
+	x.mu.Unlock()
+	for _, in := range x.resolved {
+		tell(in.id)
 	}
 	x.resolved = x.resolved[:0]
 }
@@ -247,10 +266,10 @@ func (a *anchor) raise(floor uint64) {
 	}
 }
 
-// finish notes that an attempt is over.
-func (x *Intents) finish(id TxnID, floor uint64) {
+// finish notes that an attempt is over; first: that was not known.
+func (x *Intents) finish(id TxnID, floor uint64) (first bool) {
 	if !x.admits(id, floor) {
-		return
+		return false
 	}
 	x.touch(id.Shard)
 	a := x.anchors[id.Shard]
@@ -259,6 +278,7 @@ func (x *Intents) finish(id TxnID, floor uint64) {
 		seqs := slices.Sorted(maps.Keys(a.finished))
 		a.raise(seqs[len(seqs)/2])
 	}
+	return true
 }
 
 // anchorRecordOf returns the record of an anchor.
@@ -291,25 +311,36 @@ func (x *Intents) InWay(all []locks.Lock, upTo uint64) []Pending {
 	}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	found := make(map[*intent]bool)
+	found := make(map[TxnID]*intent)
 	for _, l := range all {
 		x.table.Holders(l, func(in *intent) bool {
 			if upTo == 0 || in.pb.Revision <= upTo {
-				found[in] = true
+				found[in.id] = in
 			}
 			return true
 		})
 	}
-	pending := make([]Pending, 0, len(found))
-	for in := range found { // any order: they are sorted
+	return pendingOf(found)
+}
+
+// All returns all intents, those that are in nobody's way included.
+func (x *Intents) All() []Pending {
+	if x.count.Load() == 0 {
+		return nil
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return pendingOf(x.all)
+}
+
+func pendingOf[K comparable](all map[K]*intent) []Pending {
+	pending := make([]Pending, 0, len(all))
+	for _, in := range all { // any order: they are sorted
 		pending = append(pending, in.pending())
 	}
 	slices.SortFunc(pending, func(a, b Pending) int { return cmp.Compare(a.Revision, b.Revision) })
 	return pending
 }
-
-// All returns all intents.
-func (x *Intents) All() []Pending { return x.InWay(everything, 0) }
 
 // Frontier returns the revision up to which nothing can be written any more by what is
 // prepared, given one up to which nothing else will be: at most that. If it is less,

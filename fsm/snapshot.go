@@ -93,6 +93,8 @@ func (f *FSM) install(r *received) error {
 	if install == nil {
 		return fmt.Errorf("install snapshot %d: %w", r.meta.Index, ErrNoSnapshot)
 	}
+	f.intents.freeze() // the store tells of the new state before it is loaded here
+	defer f.intents.thaw()
 	if err := f.store.Install(install); err != nil {
 		f.fail(fmt.Errorf("install snapshot %d: %w", r.meta.Index, err))
 		return f.failed

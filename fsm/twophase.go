@@ -137,9 +137,12 @@ func (r *run) resolve(op *logpb.Resolve, o *Outcome) error {
 		o.Code = Invalid
 		return nil
 	}
-	x.finish(id, op.Floor)
+	first := x.finish(id, op.Floor)
 	o.Code, o.Revision = OK, r.rev
 	if in == nil {
+		if first && op.Committed {
+			r.fsm.cfg.Logger.Error("a transaction was executed of which nothing is prepared here", "transaction", id, "revision", op.Revision)
+		}
 		return nil
 	}
 	if op.Committed {

@@ -334,3 +334,39 @@ func TestAwait(t *testing.T) {
 		t.Errorf("after the wait there is %q", got)
 	}
 }
+
+// TestAwaitOutlivesAnInstall: who waits for what is still there when a snapshot takes the
+// place of the state goes on waiting.
+func TestAwaitOutlivesAnInstall(t *testing.T) {
+	m := newMachine(t)
+	wantCode(t, m.one(prepare(attemptAt(1, 1), 0, txn(nil, writes(put("a", "2")), nil))), OK)
+	wantCode(t, m.one(prepare(attemptAt(1, 2), 0, txn(nil, writes(put("b", "2")), nil))), OK)
+	x := m.fsm.Intents()
+	both := x.All()
+	m.store.Records(store.Intents).Delete(both[1].ID.record(intentRecord)) // as the snapshot has it
+	x.freeze()
+	m.fsm.load() // as install does
+	x.thaw()
+	select {
+	case <-both[0].Done:
+		t.Error("what is still prepared is told to be over")
+	case <-both[1].Done:
+	}
+	if left := x.All(); len(left) != 1 || left[0].ID != both[0].ID || left[0].Done != both[0].Done {
+		t.Errorf("%d are left", len(left))
+	}
+	wantCode(t, m.commit(attemptAt(1, 1)), OK)
+	<-both[0].Done
+}
+
+// TestPreparedWithoutKeys: what is in nobody's way is prepared, too, and can be found.
+func TestPreparedWithoutKeys(t *testing.T) {
+	m := newMachine(t)
+	wantCode(t, m.one(prepare(attemptAt(1, 1), 0, txn(nil, writes(delRange("x", "x", 0)), nil))), OK)
+	if all := m.fsm.Intents().All(); len(all) != 1 {
+		t.Errorf("%d are found", len(all))
+	}
+	if at, _ := m.fsm.Intents().Frontier(m.store.Revision() + 5); at != m.store.Revision() {
+		t.Errorf("all is there up to %d", at)
+	}
+}

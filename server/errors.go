@@ -42,7 +42,7 @@ var errorTable = []errorRow{
 	{kvdpb.Reason_REASON_CONDITION_FAILED, codes.FailedPrecondition, nil},
 	{kvdpb.Reason_REASON_REQUEST_EXPIRED, codes.FailedPrecondition, nil},
 	{kvdpb.Reason_REASON_ANSWER_LOST, codes.OutOfRange, nil},
-	{kvdpb.Reason_REASON_OUTCOME_UNKNOWN, codes.Unknown, []error{shard.ErrOutcomeUnknown}},
+	{kvdpb.Reason_REASON_OUTCOME_UNKNOWN, codes.Unknown, nil},
 	{kvdpb.Reason_REASON_ATTEMPT_VOID, codes.Aborted, nil},
 	{kvdpb.Reason_REASON_COMPACTED, codes.OutOfRange, []error{store.ErrCompacted}},
 	{kvdpb.Reason_REASON_REVISION_AHEAD, codes.OutOfRange, nil},
@@ -95,8 +95,7 @@ func locked() *apiError {
 
 // apiErrorOf turns an error into what the client is told of it.
 func (s *service) apiErrorOf(err error, shardID uint32) *kvdpb.Error {
-	var own *apiError
-	if errors.As(err, &own) {
+	if own := ownError(err); own != nil {
 		return own.pb
 	}
 	pb := describe(err)
@@ -106,6 +105,16 @@ func (s *service) apiErrorOf(err error, shardID uint32) *kvdpb.Error {
 		s.log.Error("request failed for a reason without a name", "shard", shardID, "error", err)
 	}
 	return pb
+}
+
+// ownError returns the server's own error in err, if that is what is to be told: not of
+// what may have been executed, whatever the cause.
+func ownError(err error) *apiError {
+	var own *apiError
+	if !errors.As(err, &own) || errors.Is(err, shard.ErrOutcomeUnknown) {
+		return nil
+	}
+	return own
 }
 
 // describe finds the reason of an error from below, and what goes with it.
@@ -118,6 +127,9 @@ func describe(err error) *kvdpb.Error {
 		compacted *store.CompactedError
 	)
 	switch {
+	case errors.Is(err, shard.ErrOutcomeUnknown): // whatever the cause
+		pb.Reason = kvdpb.Reason_REASON_OUTCOME_UNKNOWN
+		return pb
 	case errors.As(err, &notLeader):
 		pb.Reason, pb.Leader = kvdpb.Reason_REASON_NOT_LEADER, notLeader.Leader
 		return pb

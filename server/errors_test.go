@@ -147,3 +147,19 @@ func TestCanceled(t *testing.T) {
 		}
 	}
 }
+
+// TestUnknownWhateverTheCause: what may have been executed is never told to be anything
+// that says that nothing was done.
+func TestUnknownWhateverTheCause(t *testing.T) {
+	for _, cause := range []error{
+		overloaded("64 ranges are running"), &shard.NotLeaderError{Shard: 1}, shard.ErrNoQuorum, shard.ErrLocked, context.DeadlineExceeded,
+	} {
+		err := fmt.Errorf("%w: it was executed: %w", shard.ErrOutcomeUnknown, cause)
+		if pb := describe(err); pb.Reason != kvdpb.Reason_REASON_OUTCOME_UNKNOWN {
+			t.Errorf("%v is told as %v", err, pb.Reason)
+		}
+	}
+	if err := fmt.Errorf("%w: %w", shard.ErrOutcomeUnknown, overloaded("too much")); ownError(err) != nil {
+		t.Errorf("the reason of the cause is told of %v", err)
+	}
+}

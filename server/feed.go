@@ -119,6 +119,9 @@ func (f *feed) advance(w wish) {
 // knows.
 const wishRetry = 50 * time.Millisecond
 
+// settleTimeout is how long a watch that begins now waits for transactions at a time.
+const settleTimeout = 500 * time.Millisecond
+
 // run tells of changes until the stream ends or the shard is led elsewhere.
 func (f *feed) run(ctx context.Context) {
 	inner, cancel := context.WithCancelCause(ctx)
@@ -155,7 +158,15 @@ func (f *feed) prepare(ctx context.Context) error {
 			f.mu.Unlock()
 			wished, again = wish{}, time.After(wishRetry)
 		}
-		if err := f.grant(ctx, fresh, wished); err != nil {
+		err := f.grant(ctx, fresh, wished)
+		if errors.Is(err, shard.ErrLocked) { // a transaction takes long: others need not wait for that
+			f.mu.Lock()
+			f.fresh = append(fresh, f.fresh...)
+			f.wish.merge(wished)
+			f.mu.Unlock()
+			again, err = time.After(wishRetry), nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -183,13 +194,17 @@ func (f *feed) grant(ctx context.Context, fresh []*watch, wished wish) error {
 		}
 		want.at = max(want.at, at)
 	}
-	present, err := f.stream.settled(ctx, f.r, []locks.Lock{locks.Range(nil, nil, false)})
-	if err != nil {
-		return err
-	}
-	for _, w := range fresh {
-		if w.fromNow {
-			w.after = present
+	if slices.ContainsFunc(fresh, func(w *watch) bool { return w.fromNow }) {
+		settling, cancel := context.WithTimeout(ctx, settleTimeout)
+		defer cancel()
+		present, err := f.stream.settled(settling, f.r, []locks.Lock{locks.Range(nil, nil, false)})
+		if err != nil {
+			return err
+		}
+		for _, w := range fresh {
+			if w.fromNow {
+				w.after = present
+			}
 		}
 	}
 	f.mu.Lock()

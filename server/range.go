@@ -28,11 +28,6 @@ func (s *kvService) rangeOver(req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServ
 		return nil, err
 	}
 	ctx := stream.Context()
-	if err := s.rangeToken(ctx); err != nil {
-		return r, err
-	}
-	defer func() { s.ranges <- struct{}{} }()
-
 	firstCtx, cancel := bounded(ctx)
 	defer cancel()
 	read := []locks.Lock{locks.Range(req.Start, req.End, false)}
@@ -44,6 +39,10 @@ func (s *kvService) rangeOver(req *kvdpb.RangeRequest, stream kvdpb.KV_RangeServ
 	if err != nil {
 		return r, err
 	}
+	if err := s.rangeToken(ctx); err != nil { // not while it waits
+		return r, err
+	}
+	defer func() { s.ranges <- struct{}{} }()
 	return r, s.sendPages(ctx, r, req, at, stream, s.staleHeader(r.ID(), age))
 }
 

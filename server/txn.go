@@ -49,6 +49,9 @@ func (s *kvService) txn(ctx context.Context, req *kvdpb.TxnRequest) (*shard.Repl
 		t.command.Slot = &at
 	}
 	parts := m.Split(t.command)
+	if parts[r.ID()] == nil {
+		return r, nil, s.wrongShard(r) // it has no part of it
+	}
 	if len(parts) == 1 && !t.writes() {
 		resp, err := s.readTxn(ctx, r, t)
 		return r, resp, err
@@ -76,22 +79,12 @@ func (s *kvService) txn(ctx context.Context, req *kvdpb.TxnRequest) (*shard.Repl
 // executeParts executes a transaction of several shards, of which the one routed to
 // decides.
 func (s *kvService) executeParts(ctx context.Context, r *shard.Replica, a attempt, t *txn, parts map[uint32]*logpb.Txn) (*fsm.Outcome, error) {
-	own := parts[r.ID()]
-	if own == nil {
-		return nil, s.wrongShard(r)
-	}
-	own.Slot = t.command.Slot
+	parts[r.ID()].Slot = t.command.Slot
 	return r.Execute(ctx, &shard.Txn{Group: a.group(), Seq: t.req.Attempt.GetSeq(), Hold: t.req.Hold, Since: t.req.Since, Slot: uint16(t.command.GetSlot()), Parts: parts})
 }
 
 // readTxn answers a transaction of one shard that writes nothing, without the log.
 func (s *kvService) readTxn(ctx context.Context, r *shard.Replica, t *txn) (*kvdpb.TxnResponse, error) {
-	if t.ranges > 0 {
-		if err := s.rangeToken(ctx); err != nil {
-			return nil, err
-		}
-		defer func() { s.ranges <- struct{}{} }()
-	}
 	st, read := r.Store(), fsm.LocksOf(t.command)
 	for {
 		if _, err := s.prepare(ctx, r, wanted{present: true, locks: read}); err != nil {
@@ -101,27 +94,35 @@ func (s *kvService) readTxn(ctx context.Context, r *shard.Replica, t *txn) (*kvd
 		if err != nil {
 			return nil, err
 		}
-		owned := func(s uint16) bool { return st.Owns(s) }
-		if !t.all(owned) {
+		if !t.all(st.Owns) {
 			return nil, s.wrongShard(r)
 		}
-		left := fsm.MaxTxnKeys
-		held, err := fsm.Holds(storeView{ctx, st, at}, owned, t.command.Compares, &left)
-		switch {
-		case errors.Is(err, store.ErrCompacted):
-			continue // the present has moved on
-		case err != nil:
-			return nil, err
-		case left < 0:
-			return nil, refuseOutcome(&fsm.Outcome{Code: fsm.TooManyKeys})
+		resp, err := s.readTxnAt(ctx, st, t, at)
+		// The present may have moved on, so that perhaps not all of it could be told.
+		if !errors.Is(err, store.ErrCompacted) && (err != nil || st.State().KeepSince <= at) {
+			return resp, err
 		}
-		resp := &kvdpb.TxnResponse{Succeeded: held, Revision: at}
-		resp.Results, err = answerOps(ctx, st, t.branch(held), at, at)
-		if err == nil && st.State().KeepSince > at {
-			continue // likewise: perhaps not all of it could be told
-		}
-		return resp, err
 	}
+}
+
+func (s *kvService) readTxnAt(ctx context.Context, st *store.Store, t *txn, at uint64) (*kvdpb.TxnResponse, error) {
+	if t.ranges > 0 {
+		if err := s.rangeToken(ctx); err != nil {
+			return nil, err
+		}
+		defer func() { s.ranges <- struct{}{} }()
+	}
+	left := fsm.MaxTxnKeys
+	held, err := fsm.Holds(storeView{ctx, st, at}, st.Owns, t.command.Compares, &left)
+	if err == nil && left < 0 {
+		err = refuseOutcome(&fsm.Outcome{Code: fsm.TooManyKeys})
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &kvdpb.TxnResponse{Succeeded: held, Revision: at}
+	resp.Results, err = answerOps(ctx, st, t.branch(held), at, at)
+	return resp, err
 }
 
 // storeView is a store at a revision.

@@ -121,13 +121,13 @@ func (s *service) askAnswer(ctx context.Context, id uint32, p *part, at uint64) 
 // of the shard's leader, of a transaction that was executed.
 func (s *service) answerPart(ctx context.Context, r *shard.Replica, req *peerpb.AnswerRequest) (*peerpb.AnswerReply, error) {
 	s.node.Clock().Issued(req.Revision)
-	if err := s.rangeToken(ctx); err != nil {
-		return nil, err
-	}
-	defer func() { s.ranges <- struct{}{} }()
 	if _, err := s.prepare(ctx, r, wanted{at: req.Revision, locks: opLocks(req.Ops)}); err != nil {
 		return nil, err
 	}
+	if err := s.rangeToken(ctx); err != nil { // not while it waits
+		return nil, err
+	}
+	defer func() { s.ranges <- struct{}{} }()
 	results, err := answerOps(ctx, r.Store(), req.Ops, req.Revision-1, req.Revision)
 	return &peerpb.AnswerReply{Results: results}, err
 }

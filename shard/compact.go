@@ -4,14 +4,14 @@ import "context"
 
 // Compact drops the shard's history below a revision, but what is there now stays.
 // It returns the oldest revision that can be read from now on, on every replica that
-// has applied as much. Errors are those of Pin.
+// has applied as much: what transactions have prepared keeps it. Errors are those of Pin.
 func (r *Replica) Compact(ctx context.Context, below uint64) (oldest uint64, err error) {
 	g, err := r.awaitReign(ctx)
 	if err != nil {
 		return 0, err
 	}
 	p := r.proposer
-	below = min(below, r.store.Revision())
+	below, _ = r.Frontier(min(below, r.store.Revision()))
 	p.forget(below)
 	for {
 		if !g.engine.leads(g.term) {

@@ -68,21 +68,26 @@ func newCoordinator(r *Replica, c *caller) *coordinator {
 	return k
 }
 
-// begin makes an attempt; floor is the lowest that may be live.
-func (k *coordinator) begin(term uint64, t *Txn) (id fsm.TxnID, floor uint64) {
+// begin makes an attempt; floor is the lowest that may be live. It fails if there has
+// been one in a later term.
+func (k *coordinator) begin(term uint64, t *Txn) (id fsm.TxnID, floor uint64, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.term != term {
+	if term < k.term {
+		return id, 0, k.r.notLeader()
+	}
+	if term > k.term {
 		k.term, k.live = term, make(map[uint64]*list.Element)
 		k.list.Init()
 	}
 	k.seq++
 	id = fsm.TxnID{Slot: uint32(t.Slot), Shard: k.r.id, Term: term, Seq: k.seq}
 	k.live[k.seq] = k.list.PushBack(&running{id, t, time.Now()})
-	return id, k.lowest()
+	return id, k.lowest(), nil
 }
 
-// end ends an attempt: it is decided, or never will be.
+// end ends an attempt: it is decided, or never will be. Of one that may be decided yet,
+// by another leader, nobody says that it is over: it lives as long as its term.
 func (k *coordinator) end(id fsm.TxnID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -145,6 +150,9 @@ func (k *coordinator) inquire(ctx context.Context, ids []*logpb.TxnID) ([]*peerp
 			v.Running = true
 		}
 	}
+	if !g.engine.leads(g.term) {
+		return nil, k.r.notLeader()
+	}
 	return verdicts, nil
 }
 
@@ -190,8 +198,15 @@ func (k *coordinator) attempt(ctx context.Context, t *Txn, age fsm.Age) (*fsm.Ou
 	if err != nil {
 		return nil, err
 	}
-	id, floor := k.begin(g.term, t)
-	defer k.end(id)
+	// A retry is answered though participants may be down; what is not known yet the
+	// state machine will find out.
+	if out, ok := k.r.fsm.Recorded(t.Group.ClientId, t.Seq); ok {
+		return &out, nil
+	}
+	id, floor, err := k.begin(g.term, t)
+	if err != nil {
+		return nil, err
+	}
 	defer g.latches.Release(latch.ID{Txn: id})
 	k.r.cfg.step(StepBegun)
 	p := k.prepareAll(ctx, g, t, &logpb.Prepare{Id: id.PB(), Floor: floor, Age: age.PB()})
@@ -206,6 +221,10 @@ func (k *coordinator) attempt(ctx context.Context, t *Txn, age fsm.Age) (*fsm.Ou
 	case errors.Is(err, ErrOutcomeUnknown):
 		// Leadership has ended. What has been decided the next leader knows.
 		return nil, err
+	default:
+		k.end(id)
+	}
+	switch {
 	case err == nil && !out.Repeat && (out.Code == fsm.OK || out.Code == fsm.OKOtherwise):
 		k.r.cfg.step(StepDecided)
 		k.resolver.decided(&logpb.Decision{Id: id.PB(), Otherwise: out.Code == fsm.OKOtherwise, Revision: out.Revision, Participants: others}, t.Hold)

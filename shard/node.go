@@ -98,11 +98,11 @@ func (n *Node) start(ctx context.Context) (err error) {
 	balance := &balancer{leaving: &n.leaving, node: n.cfg.Node, replicas: n.replicas, maps: n.maps, alive: n.alive, logger: n.logger}
 	register := &registrar{self: n.self(), keeper: keeper, peerAddrs: n.cfg.InitialCluster, logger: n.logger}
 	heirs := &succession{node: n.cfg.Node, leaving: &n.leaving, replicas: n.replicas, logger: n.logger, bound: map[uint32]agreement{}}
+	opened := make(chan struct{}) // nobody is served before all is open
 	calls := &caller{
 		node: n.cfg.Node, replicas: n.replicas, maps: n.maps, clock: n.clock,
-		answer: n.cfg.Answer, logger: n.logger, leaders: make(map[uint32]string),
+		answer: n.cfg.Answer, logger: n.logger, leaders: make(map[uint32]string), opened: opened,
 	}
-	opened := make(chan struct{}) // nobody is served before all is open
 	n.transport, err = transport.Open(transport.Config{
 		Node:        n.cfg.Node,
 		Incarnation: n.dir.id.Incarnation,
@@ -118,6 +118,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 			methodProgress: after(opened, balance.serve),
 			methodClaim:    after(opened, heirs.serve),
 			methodShard:    after(opened, calls.serve),
+			methodShardEnd: after(opened, calls.serve),
 		},
 		Logger:  n.logger,
 		Metrics: m.transport,
@@ -275,6 +276,9 @@ func (n *Node) release(ctx context.Context, checkpoint bool) error {
 	}
 	if n.transport != nil {
 		err = errors.Join(err, n.transport.Close())
+	}
+	if n.calls != nil {
+		n.calls.own.Wait()
 	}
 	if n.logs != nil && !errors.Is(err, ErrStuck) {
 		err = errors.Join(err, n.logs.Close())

@@ -39,15 +39,22 @@ func (r *Replica) prepare(ctx context.Context, p *logpb.Prepare, hold uint64) (*
 	w.firm = true
 	outcomes, err := r.proposer.proposePending(ctx, w)
 	if err != nil {
-		g.latches.Release(id) // if it is known what became of it, nothing did
+		g.latches.Leave(id) // if it is known what became of it, nothing did
 		return nil, err
 	}
 	r.cfg.step(StepPrepared)
 	o := &outcomes[0]
 	if o.Code != fsm.OK && o.Code != fsm.OKOtherwise {
-		g.latches.Release(id)
+		g.latches.Leave(id)
 	}
 	return &peerpb.PrepareReply{Code: uint32(o.Code), Revision: o.Revision, Counts: o.Counts}, nil
+}
+
+// resolved gives back the turn of a transaction whose part is over, however that came.
+func (r *Replica) resolved(id fsm.TxnID) {
+	if g, _ := r.throne.get(); g != nil {
+		g.latches.Release(latch.ID{Txn: id})
+	}
 }
 
 // resolve ends what was prepared, as was decided, and with that holds.

@@ -129,7 +129,14 @@ func (p *proposer) land() {
 // bound, or Compact. The caller holds mu.
 func (p *proposer) due() bool {
 	state := p.r.store.State()
-	return p.pin > state.Bound || p.keep > state.KeepSince
+	if p.pin > state.Bound {
+		return true
+	}
+	if p.keep <= state.KeepSince {
+		return false
+	}
+	keep, _ := p.r.Frontier(p.keep) // what is prepared keeps history
+	return keep > state.KeepSince
 }
 
 // boundFor returns the bound that an entry should carry, 0: none. It moves before

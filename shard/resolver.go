@@ -18,6 +18,9 @@ const (
 	resolveTimeout = 2 * time.Second
 	abortTimeout   = 2 * time.Second
 	resolvePause   = 50 * time.Millisecond
+	// maxAborts is how many transactions wait for a participant to be told, beyond which
+	// it is not told of those that were not executed.
+	maxAborts = 1024
 	// forgetPause is how long decisions gather that all participants have executed, so
 	// that dropping them takes few entries.
 	forgetPause = 100 * time.Millisecond
@@ -120,6 +123,9 @@ func (v *resolver) tell(res *resolution, participants []uint32) {
 	}
 	for _, shard := range participants {
 		q, busy := v.queues[shard]
+		if !res.pb.Committed && len(q) >= maxAborts {
+			continue // it asks, if it has to
+		}
 		v.queues[shard] = append(q, res)
 		if !busy {
 			ctx := v.ctx
@@ -140,11 +146,9 @@ func (v *resolver) drain(ctx context.Context, shard uint32) {
 			v.mu.Unlock()
 			return
 		}
-		n := min(len(q), resolveBatch)
-		batch := q[:n:n]
-		v.queues[shard] = q[n:]
+		batch := v.takeBatch(shard)
 		v.mu.Unlock()
-		if !v.send(ctx, shard, batch) {
+		if len(batch) > 0 && !v.send(ctx, shard, batch) {
 			v.requeue(ctx, shard, batch)
 			select {
 			case <-time.After(resolvePause):
@@ -152,6 +156,21 @@ func (v *resolver) drain(ctx context.Context, shard uint32) {
 			}
 		}
 	}
+}
+
+// takeBatch takes what a participant is to be told next, without what it has not been
+// told of for too long. The caller holds mu.
+func (v *resolver) takeBatch(shard uint32) []*resolution {
+	q, now := v.queues[shard], time.Now()
+	batch := make([]*resolution, 0, min(len(q), resolveBatch))
+	n := 0
+	for ; n < len(q) && len(batch) < resolveBatch; n++ {
+		if res := q[n]; res.until.IsZero() || now.Before(res.until) {
+			batch = append(batch, res)
+		}
+	}
+	v.queues[shard] = q[n:]
+	return batch
 }
 
 // send tells a participant; false: it may not know.
@@ -190,21 +209,14 @@ func (v *resolver) send(ctx context.Context, shard uint32, batch []*resolution) 
 	return true
 }
 
-// requeue has a participant told again, but of what has been told for long enough.
+// requeue has a participant told again.
 func (v *resolver) requeue(ctx context.Context, shard uint32, batch []*resolution) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.ctx != ctx {
 		return
 	}
-	now := time.Now()
-	q := v.queues[shard]
-	for _, res := range batch {
-		if res.until.IsZero() || now.Before(res.until) {
-			q = append(q, res)
-		}
-	}
-	v.queues[shard] = q
+	v.queues[shard] = append(v.queues[shard], batch...)
 }
 
 // forget drops decisions that all participants have executed.

@@ -16,7 +16,10 @@ import (
 
 const (
 	// methodShard is for a shard's leader: a peerpb.ShardRequest in, a ShardReply out.
-	methodShard uint8 = 4
+	// What ends transactions has a method of its own, so that it does not wait for those
+	// that wait.
+	methodShard    uint8 = 4
+	methodShardEnd uint8 = 5
 
 	// shardCallTimeout is how long a node may take to answer before another one is
 	// asked: the same request may be made again.
@@ -37,6 +40,8 @@ type caller struct {
 	transport *transport.Transport
 	answer    Answerer
 	logger    *slog.Logger
+	opened    <-chan struct{} // closed when replicas does not change any more
+	own       sync.WaitGroup  // calls to this node
 
 	mu      sync.Mutex // guards leaders
 	leaders map[uint32]string
@@ -48,15 +53,25 @@ var errNoAnswer = errors.New("the answer is not one to the request")
 // call asks the leader of a shard, whoever that is, again and again until it has
 // answered or ctx ends.
 func (c *caller) call(ctx context.Context, shard uint32, req *peerpb.ShardRequest) (*peerpb.ShardReply, error) {
+	select {
+	case <-c.opened:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	req.Shard, req.Revision = shard, c.clock.Told()
 	body, err := req.MarshalVT()
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
+	method := methodShard
+	switch req.What.(type) {
+	case *peerpb.ShardRequest_Resolve, *peerpb.ShardRequest_Inquire:
+		method = methodShardEnd
+	}
 	pause := shardCallMin
 	for tries := 0; ; tries++ {
 		node := c.leader(shard, tries)
-		reply, err := c.ask(ctx, node, body)
+		reply, err := c.ask(ctx, node, method, body)
 		switch {
 		case err == nil && !reply.NotLeader:
 			c.note(shard, node)
@@ -80,10 +95,10 @@ func (c *caller) call(ctx context.Context, shard uint32, req *peerpb.ShardReques
 	}
 }
 
-func (c *caller) ask(ctx context.Context, node string, body []byte) (*peerpb.ShardReply, error) {
+func (c *caller) ask(ctx context.Context, node string, method uint8, body []byte) (*peerpb.ShardReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, shardCallTimeout)
 	defer cancel()
-	data, err := c.transport.Call(ctx, node, methodShard, body)
+	data, err := c.send(ctx, node, method, body)
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +110,28 @@ func (c *caller) ask(ctx context.Context, node string, body []byte) (*peerpb.Sha
 		c.clock.Issued(reply.Revision) // a node has told it: it was issued
 	}
 	return reply, nil
+}
+
+// send calls a node. A call to this one does not keep the caller longer than ctx.
+func (c *caller) send(ctx context.Context, node string, method uint8, body []byte) ([]byte, error) {
+	if node != c.node {
+		return c.transport.Call(ctx, node, method, body)
+	}
+	type answer struct {
+		data []byte
+		err  error
+	}
+	answered := make(chan answer, 1)
+	c.own.Go(func() {
+		data, err := c.serve(ctx, node, body)
+		answered <- answer{data, err}
+	})
+	select {
+	case a := <-answered:
+		return a.data, a.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // leader returns the node to ask: who is known to lead, or else one after the other.
@@ -129,7 +166,7 @@ func (c *caller) note(shard uint32, leader string) {
 	}
 }
 
-// serve answers methodShard.
+// serve answers methodShard and methodShardEnd.
 func (c *caller) serve(ctx context.Context, _ string, body []byte) ([]byte, error) {
 	req := new(peerpb.ShardRequest)
 	if err := req.UnmarshalVT(body); err != nil {

@@ -40,10 +40,11 @@ type TxnStatus struct {
 // Txns returns the transactions of several shards that this one takes part in. It has
 // to be led here. Errors: *NotLeaderError, ErrStopping, the context's cause.
 func (r *Replica) Txns(ctx context.Context) ([]TxnStatus, error) {
-	if _, err := r.awaitReign(ctx); err != nil {
+	g, err := r.awaitReign(ctx)
+	if err != nil {
 		return nil, err
 	}
-	all := r.coordinator.running()
+	all := r.coordinator.running(g.term)
 	now := r.cfg.clock.Now()
 	since := func(rev uint64) time.Duration { return revision.Time(max(now, rev)).Sub(revision.Time(rev)) }
 	for _, p := range r.fsm.Intents().All() {
@@ -55,10 +56,13 @@ func (r *Replica) Txns(ctx context.Context) ([]TxnStatus, error) {
 	return all, nil
 }
 
-// running returns the attempts that are not decided.
-func (k *coordinator) running() []TxnStatus {
+// running returns the attempts of a term that are not decided.
+func (k *coordinator) running(term uint64) []TxnStatus {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.term != term {
+		return nil
+	}
 	var all []TxnStatus
 	for e := k.list.Front(); e != nil; e = e.Next() {
 		at := e.Value.(*running)

@@ -44,10 +44,13 @@ func OfPrefix(prefix []byte) (s uint16, ok bool) {
 
 // OfRange returns the one slot of all keys from start on and before end, if what they
 // all begin with holds a whole tag; else ok is false. An empty end is the end of the
-// key space.
+// key space. A range without keys counts as its start.
 func OfRange(start, end []byte) (s uint16, ok bool) {
-	if len(end) == 0 {
+	switch {
+	case len(end) == 0:
 		return 0, false
+	case bytes.Compare(start, end) >= 0:
+		return Of(start), true
 	}
 	n := 0
 	for n < min(len(start), len(end)) && start[n] == end[n] {

@@ -113,6 +113,45 @@ func TestOfPrefixIsSafe(t *testing.T) {
 	}
 }
 
+// TestOfRange: if a range has one slot, all keys in it have that.
+func TestOfRange(t *testing.T) {
+	rng := seeded.Rand(t)
+	letters := []byte("{}ab|~\xff")
+	draw := func() []byte {
+		b := make([]byte, rng.IntN(6))
+		for i := range b {
+			b[i] = letters[rng.IntN(len(letters))]
+		}
+		return b
+	}
+	one := 0
+	for range 200_000 {
+		start, end, key := draw(), draw(), draw()
+		if rng.IntN(2) == 0 { // else few have anything in common
+			start, end, key = append([]byte("{a}"), start...), append([]byte("{a}"), end...), append([]byte("{a}"), key...)
+		}
+		in := bytes.Compare(start, key) <= 0 && bytes.Compare(key, end) < 0
+		if s, ok := OfRange(start, end); ok && in {
+			if one++; Of(key) != s {
+				t.Fatalf("OfRange(%q, %q) = %d, but Of(%q) = %d", start, end, s, key, Of(key))
+			}
+		}
+	}
+	if one < 100 {
+		t.Errorf("only %d keys in ranges of one slot", one)
+	}
+	for _, c := range [][2]string{{"{t}", "{t~"}, {"{t}a", "{t}b"}, {"{t}", "{t}"}, {"b", "a"}} {
+		if s, ok := OfRange([]byte(c[0]), []byte(c[1])); !ok || s != Of([]byte(c[0])) {
+			t.Errorf("OfRange(%q, %q) = %d, %v", c[0], c[1], s, ok)
+		}
+	}
+	for _, c := range [][2]string{{"", ""}, {"{t}", ""}, {"a", "b"}, {"{t}", "{u}"}} {
+		if s, ok := OfRange([]byte(c[0]), []byte(c[1])); ok {
+			t.Errorf("OfRange(%q, %q) = %d", c[0], c[1], s)
+		}
+	}
+}
+
 func TestSpread(t *testing.T) {
 	const keys = 200 * Count
 	var load [Count]int

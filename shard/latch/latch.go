@@ -71,6 +71,7 @@ type Table struct {
 // latch is what somebody holds, or waits for.
 type latch struct {
 	Request
+	shared  int           // by how many calls of Acquire
 	ahead   int           // how many it waits for
 	behind  []*latch      // those that wait for it
 	granted chan struct{} // closed when it waits for nothing
@@ -78,7 +79,7 @@ type latch struct {
 }
 
 func newLatch(q Request) *latch {
-	return &latch{Request: q, granted: make(chan struct{}), over: make(chan struct{})}
+	return &latch{Request: q, shared: 1, granted: make(chan struct{}), over: make(chan struct{})}
 }
 
 // New returns an empty table.
@@ -135,7 +136,7 @@ func (t *Table) Acquire(ctx context.Context, q Request) error {
 	case <-l.over:
 		return ErrClosed
 	case <-ctx.Done():
-		t.Release(q.ID)
+		t.Leave(q.ID)
 		return fmt.Errorf("wait for a turn: %w", context.Cause(ctx))
 	}
 }
@@ -144,6 +145,7 @@ func (t *Table) enter(q Request) (*latch, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if l := t.all[q.ID]; l != nil {
+		l.shared++
 		return l, nil
 	}
 	switch {
@@ -208,14 +210,30 @@ func (t *Table) Held(pass uint64, all ...locks.Lock) bool {
 // Holds tells whether there are holds.
 func (t *Table) Holds() bool { return t.holds.Load() > 0 }
 
-// Release gives back what somebody holds or waits for, if there is such a latch.
+// Leave undoes one Acquire: what is held, or waited for, is given back with the last.
+func (t *Table) Leave(id ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l := t.all[id]; l != nil {
+		if l.shared--; l.shared == 0 {
+			t.release(l)
+		}
+	}
+}
+
+// Release gives back what is held or waited for, if there is such a latch, by however
+// many.
 func (t *Table) Release(id ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.all[id]
-	if l == nil {
-		return
+	if l := t.all[id]; l != nil {
+		t.release(l)
 	}
+}
+
+// release removes a latch, and has those go on that have waited for it. The caller holds
+// mu.
+func (t *Table) release(l *latch) {
 	t.remove(l)
 	for _, next := range l.behind {
 		if next.ahead--; next.ahead == 0 && t.all[next.ID] == next {

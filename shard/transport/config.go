@@ -27,8 +27,10 @@ const (
 	// appendLanes is how many connections carry appends to one node.
 	appendLanes = 2
 	// maxHandlers bounds the requests of one peer's connection that are being
-	// handled in goroutines of their own (votes, calls, snapshots).
+	// handled in goroutines of their own (votes, snapshots), and maxCalls the calls
+	// of each method.
 	maxHandlers = 256
+	maxCalls    = 1024
 	// maxPendingAppends bounds the appends of one group that wait for the one
 	// being handled. A leader sends one at a time; more are leftovers of timeouts.
 	maxPendingAppends = 4

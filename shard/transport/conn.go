@@ -38,7 +38,9 @@ type conn struct {
 	lastID atomic.Uint64
 	echo   atomic.Uint64 // stamp of the peer's last answer to heartbeats
 	slots  chan struct{} // semaphore: handler goroutines
-	wg     sync.WaitGroup
+	// calls are semaphores for those of each method: none keeps the others waiting.
+	calls map[uint8]chan struct{}
+	wg    sync.WaitGroup
 }
 
 // call is a request that waits for its answer. Calls are reused.
@@ -55,13 +57,18 @@ type call struct {
 }
 
 func newConn(t *Transport, nc net.Conn, p *peer, l lane, handle func(*conn, header, []byte)) *conn {
-	return &conn{
+	c := &conn{
 		t: t, nc: nc, peer: p, lane: l, handle: handle, m: t.cfg.Metrics.lane(l),
 		done:    make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		pending: make(map[uint64]*call),
 		slots:   make(chan struct{}, maxHandlers),
+		calls:   make(map[uint8]chan struct{}),
 	}
+	for method := range t.cfg.Handlers {
+		c.calls[method] = make(chan struct{}, maxCalls)
+	}
+	return c
 }
 
 // run serves the connection until it fails or is closed, and returns when all
@@ -344,15 +351,18 @@ func (c *conn) answer(h header, body []byte) {
 
 // goHandle runs f in a goroutine of the connection, or fails the request and
 // returns false when there are too many.
-func (c *conn) goHandle(id uint64, f func()) bool {
+func (c *conn) goHandle(id uint64, f func()) bool { return c.goIn(c.slots, id, f) }
+
+// goIn is goHandle with a semaphore.
+func (c *conn) goIn(slots chan struct{}, id uint64, f func()) bool {
 	select {
-	case c.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	default:
 		c.sendFailure(id, ErrBusy)
 		return false
 	}
 	c.wg.Go(func() {
-		defer func() { <-c.slots }()
+		defer func() { <-slots }()
 		f()
 	})
 	return true

@@ -247,7 +247,7 @@ func (t *Transport) handleCall(c *conn, id uint64, body []byte) error {
 		return nil
 	}
 	timeout := min(time.Duration(m.TimeoutMs)*time.Millisecond, maxCallTimeout)
-	c.goHandle(id, func() {
+	c.goIn(c.calls[uint8(m.Method)], id, func() {
 		ctx, cancel := context.WithTimeout(doneContext{c.done}, timeout)
 		defer cancel()
 		resp, err := h(ctx, c.peer.node, m.Body)

@@ -51,17 +51,23 @@ func (w *Bank) open(ctx context.Context, cl *client.Client) error {
 
 // Run is one client's work, until ctx ends.
 func (w *Bank) Run(ctx context.Context, cl *client.Client, number int, rng *rand.Rand) {
-	opened := false
+	opened, reads := false, 0 // in a row; negative: transfers
 	for rest(ctx, rng, w.Pause) {
 		callCtx, cancel := context.WithTimeout(ctx, w.CallTimeout)
+		reading := rng.IntN(2) == 0
+		if reads >= mostReads || reads <= -mostReads { // whether it still can has to show
+			reading = reads < 0
+		}
 		switch {
 		case !opened:
 			err := w.open(callCtx, cl)
 			w.Recorder.Note(bankWork, number, history.CallTxn, err)
 			opened = err == nil
-		case rng.IntN(2) == 0:
+		case !reading:
+			reads = min(reads, 0) - 1
 			w.Recorder.Note(bankWork, number, history.CallTxn, w.transfer(callCtx, cl, rng))
 		default:
+			reads = max(reads, 0) + 1
 			call, err := w.read(callCtx, cl, rng)
 			w.Recorder.Note(bankWork, number, call, err)
 		}
