@@ -144,6 +144,9 @@ func describe(err error) *kvdpb.Error {
 		return pb
 	case errors.As(err, &compacted):
 		pb.Revision = compacted.Oldest
+	case status.Code(err) == codes.Canceled: // of gRPC itself: the client has left
+		pb.Reason = kvdpb.Reason_REASON_DEADLINE
+		return pb
 	}
 	for _, row := range errorTable {
 		for _, target := range row.is {

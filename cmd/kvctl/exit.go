@@ -42,6 +42,8 @@ var (
 	errNothing = errors.New("no keys in this range")
 	// errNoVersions ends a history, likewise.
 	errNoVersions = errors.New("no versions of this key are kept")
+	// errNoTxn ends a txn resolve, likewise.
+	errNoTxn = errors.New("no shard has prepared this transaction: it is over, or never was")
 	// errUnhealthy ends a check whose findings have been printed.
 	errUnhealthy = errors.New("check failed")
 	// errDifferent and errNotCompared end a check of replicas, likewise.
@@ -59,7 +61,7 @@ func exitStatus(err error) int {
 		return exitUsage
 	case errors.Is(err, client.ErrConditionFailed), errors.Is(err, errOtherwise):
 		return exitConditionNot
-	case errors.Is(err, client.ErrNotFound), errors.Is(err, errNothing), errors.Is(err, errNoVersions):
+	case errors.Is(err, client.ErrNotFound), errors.Is(err, errNothing), errors.Is(err, errNoVersions), errors.Is(err, errNoTxn):
 		return exitNothingThere
 	default:
 		return exitFailed
@@ -100,6 +102,8 @@ func nextStep(command string, err error) string {
 		return "nothing was done: split it, or delete with 'kvctl del --prefix P', which is not atomic"
 	case errors.Is(err, client.ErrNotFound):
 		return "see which keys there are: kvctl range --keys-only --prefix P"
+	case errors.Is(err, errNoTxn):
+		return "kvctl txn list shows what is under way"
 	case errors.Is(err, errNothing):
 		return "see which keys there are: kvctl range --keys-only --limit 10"
 	case errors.Is(err, errNoVersions):

@@ -17,7 +17,7 @@ func (a *app) newTxn() *cobra.Command {
 		Use:   "txn [-f FILE]",
 		Short: "Execute a transaction",
 		Long: "txn executes one of two lists of operations in one instant: the first if all compares hold, the second if not. Then the exit status is 3.\n" +
-			"All of its keys have to be in one shard for now: give them a common {tag}.\n\n" +
+			"Its keys may be on any shards; what has a common {tag} is on one, which takes one round instead of two.\n\n" +
 			"With -f it is JSON or YAML, of a file or of stdin (-):\n" +
 			"  if    compares: key, op (= unless given, !=, < or >), and one of value, version, create_revision, mod_revision, lease;\n" +
 			"        or prefix (or start, end) and none_newer: no key there has a newer mod revision; with count, and there are as many\n" +
@@ -38,6 +38,7 @@ func (a *app) newTxn() *cobra.Command {
 			return a.txn(cmd, txn)
 		},
 	}
+	cmd.AddCommand(a.newTxnList(), a.newTxnResolve())
 	cmd.Flags().StringVarP(&file, "file", "f", "", "read the transaction, in JSON or YAML, from this `file` (- is stdin)")
 	return cmd
 }
@@ -210,6 +211,9 @@ func (a *app) readTxnText() (*txnFile, error) {
 			line, more, err := lines.next()
 			if err != nil {
 				return nil, fmt.Errorf("read transaction: %w", err)
+			}
+			if !more && part == 0 && len(txn.If) > 0 {
+				return nil, usagef("the input ends among the compares: an empty line and the operations have to follow")
 			}
 			if !more || line == "" {
 				break

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kvd-io/kvd/test/cluster"
 )
@@ -86,4 +87,42 @@ then:
 	feed("").want(t, statusFailed, "empty")
 	feed("\nput {txn}x 1\nput {txn}x 2\n").want(t, statusFailed, "write the same key")
 	k.run(t, "txn", "x").want(t, statusUsage)
+	feed("mod(a) > 0\n").want(t, statusUsage, "ends among the compares")
+
+	// Keys of several shards, and what is under way of such: nothing, after a moment.
+	const several = `{"if":[{"prefix":"txns/","none_newer":0}],
+		"then":[{"put":{"key":"txns/a","value":"1"}},{"put":{"key":"txns/b","value":"2"}},{"put":{"key":"txns/c","value":"3"}},{"range":{"prefix":"txns/"}}],
+		"else":[{"delete":{"prefix":"txns/"}}]}`
+	printed = feedOK(t, feed(several, "-f", "-"))
+	_, rest, _ = strings.Cut(printed, "\n")
+	same(t, "what it did", rest, "put\nput\nput\ntxns/a\t1\ntxns/b\t2\ntxns/c\t3\n")
+	undone := feed(several, "-f", "-", "-o", "json")
+	undone.want(t, statusCondition)
+	out = decode(t, undone.stdout)
+	same(t, "deleted", wantFields(t, wantFields(t, list(t, out["results"])[0], "delete:object")["delete"], "deleted:number")["deleted"], any(3))
+
+	eventually(t, func() bool { return k.ok(t, "txn", "list") == "no transaction of several shards is under way\n" })
+	wantFields(t, k.json(t, "txn", "list"), "txns:list")
+	same(t, "resolve", k.ok(t, "txn", "resolve"), "nothing is prepared\n")
+	wantFields(t, k.json(t, "txn", "resolve"), "txns:list")
+	k.run(t, "txn", "resolve", "1-1-1-1").want(t, statusNothingThere, "it is over")
+	k.run(t, "txn", "resolve", "1-1-1").want(t, statusFailed, "is no transaction id")
+	k.run(t, "txn", "list", "x").want(t, statusUsage)
+}
+
+// feedOK returns what a call has printed that must have been done.
+func feedOK(t *testing.T, a answer) string {
+	t.Helper()
+	a.want(t, statusDone)
+	return a.stdout
+}
+
+// eventually waits until something is so.
+func eventually(t *testing.T, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !so(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not come to that")
+		}
+	}
 }
