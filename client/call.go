@@ -35,7 +35,9 @@ type call struct {
 	kind  opKind
 	stale bool
 	alone bool // it goes in a message of its own
-	slot  uint16
+	// impatient: it does not wait for a transaction that is in the way.
+	impatient bool
+	slot      uint16
 
 	// What to send, in the messages that it is sent in, so that nothing is
 	// allocated for it. Key and value are copied to buf: the caller has its own

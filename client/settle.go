@@ -227,6 +227,9 @@ func (c *Client) attempt(ctx context.Context, cl *call, find func(*table) (*shar
 			return nil
 		}
 		o := rpcOutcome(err)
+		if cl.impatient && !r.maybe && o.detail.GetReason() == kvdpb.Reason_REASON_LOCKED {
+			o.course = final // nothing was done by any attempt
+		}
 		c.renew(r, cl, &o)
 		if err := r.after(sh, st, o); err != nil {
 			return c.conclude(r, cl, err)

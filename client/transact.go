@@ -340,7 +340,13 @@ func (tx *Tx) commit() (uint64, error) {
 	for _, op := range tx.writes {
 		t.Then = append(t.Then, op)
 	}
-	res, err := tx.client.txn(tx.ctx, t, &kvdpb.TxnRequest{Brief: true, Hold: tx.hold, Since: tx.since})
+	res, err := tx.client.txn(tx.ctx, t, &kvdpb.TxnRequest{
+		Brief: true, Hold: tx.hold, Since: tx.since, Impatient: tx.hold == 0,
+	})
+	if errors.Is(err, errLocked) && !errors.Is(err, ErrOutcomeUnknown) && tx.ctx.Err() == nil {
+		tx.conflict = true // with those that are before it
+		return 0, nil
+	}
 	tx.conflict = err == nil && !res.Succeeded
 	return res.Revision, err
 }

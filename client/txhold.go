@@ -11,10 +11,11 @@ import (
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
 
-// How long others are kept away for an attempt: some times what the one before took.
+// How long others are kept away for an attempt at most: some times what the one before
+// took, and long enough for others of the keys to be waited for.
 const (
-	minTxHold    = 50 * time.Millisecond
-	maxTxHold    = 500 * time.Millisecond
+	minTxHold    = 500 * time.Millisecond
+	maxTxHold    = 2 * time.Second
 	txHoldFactor = 4
 	// releaseTimeout bounds the end of a hold that is not needed any more: it ends by
 	// itself, too.
@@ -30,8 +31,9 @@ type txHold struct {
 }
 
 // holdBack keeps others away from all that this attempt has read and would write, in
-// one shard after the other: the first waits for whomever, the others only where older
-// ones would wait for this one. If it cannot, there is no hold.
+// one shard after the other, in the order of their ids, as all do: so it may wait for
+// whomever. (A transaction without a hold, which takes its turns in no order, may be
+// waited for in vain; that ends with the hold.) If it cannot, there is no hold.
 func (tx *Tx) holdBack(took time.Duration) txHold {
 	c := tx.client
 	t := c.table.Load()
@@ -43,7 +45,7 @@ func (tx *Tx) holdBack(took time.Duration) txHold {
 	milli := uint32(min(max(txHoldFactor*took, minTxHold), maxTxHold).Milliseconds())
 	for _, sh := range slices.SortedFunc(maps.Keys(reqs), func(a, b *shard) int { return cmp.Compare(a.id, b.id) }) {
 		req := reqs[sh]
-		req.Hold, req.Exclusive, req.Patient, req.Since, req.ForMs = h.number, true, len(h.shards) == 0, tx.since, milli
+		req.Hold, req.Exclusive, req.Patient, req.Since, req.ForMs = h.number, true, true, tx.since, milli
 		locked := false
 		err := c.newRetry(tx.ctx).onLeader(0, sh, func(ctx context.Context, at target) error {
 			req.Header = at.header

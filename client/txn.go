@@ -276,6 +276,7 @@ func (c *Client) txn(ctx context.Context, t Txn, req *kvdpb.TxnRequest) (res Txn
 	if err != nil {
 		return res, err
 	}
+	cl.impatient = req.Impatient
 	var resp *kvdpb.TxnResponse
 	find := func(t *table) (*shard, error) {
 		if len(cl.key()) > 0 {

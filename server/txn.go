@@ -80,7 +80,7 @@ func (s *kvService) txn(ctx context.Context, req *kvdpb.TxnRequest) (*shard.Repl
 // decides.
 func (s *kvService) executeParts(ctx context.Context, r *shard.Replica, a attempt, t *txn, parts map[uint32]*logpb.Txn) (*fsm.Outcome, error) {
 	parts[r.ID()].Slot = t.command.Slot
-	return r.Execute(ctx, &shard.Txn{Group: a.group(), Seq: t.req.Attempt.GetSeq(), Hold: t.req.Hold, Since: t.req.Since, Slot: uint16(t.command.GetSlot()), Parts: parts})
+	return r.Execute(ctx, &shard.Txn{Group: a.group(), Seq: t.req.Attempt.GetSeq(), Hold: t.req.Hold, Since: t.req.Since, Impatient: t.req.Impatient, Slot: uint16(t.command.GetSlot()), Parts: parts})
 }
 
 // readTxn answers a transaction of one shard that writes nothing, without the log.

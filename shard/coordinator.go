@@ -31,6 +31,8 @@ type Txn struct {
 	Slot  uint16 // that remembers its outcome, of the shard that decides
 	Hold  uint64 // the number of its own, which ends with it; 0: it has none
 	Since uint64 // the revision known when it was first tried, if that was earlier; 0: it was not
+	// Impatient: it gives up, with ErrLocked, where an older one is in the way.
+	Impatient bool
 	// Parts are what it does on each shard, that one included.
 	Parts map[uint32]*logpb.Txn
 }
@@ -172,6 +174,9 @@ func (k *coordinator) execute(ctx context.Context, t *Txn) (*fsm.Outcome, error)
 		out, err := k.attempt(ctx, t, age)
 		if !errors.Is(err, errAgain) {
 			return out, err
+		}
+		if t.Impatient && errors.Is(err, latch.ErrDied) {
+			return nil, fmt.Errorf("%w: %w", ErrLocked, err)
 		}
 		select {
 		case <-time.After(rand.N(pause) + pause/2):

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/cmd/kvctl/bench"
+	"github.com/kvd-io/kvd/proto/slot"
 )
 
 // Modes of the client.
@@ -28,19 +29,21 @@ type benchFlags struct {
 
 func (a *app) newBench() *cobra.Command {
 	var f benchFlags
-	operations := []string{bench.Put, bench.Get, bench.Mixed}
+	operations := []string{bench.Put, bench.Get, bench.Mixed, bench.Txn}
 	cmd := &cobra.Command{
-		Use:   "bench put|get|mixed",
+		Use:   "bench put|get|mixed|txn",
 		Short: "Put load on the cluster and measure it",
 		Long: "bench runs --clients goroutines that share one client and prints throughput and latencies.\n" +
 			"It writes keys that begin with --prefix and leaves them there.\n\n" +
 			"Without --rate, each client begins its next operation when its last one is done (closed loop). With --rate,\n" +
 			"operations begin at that rate over all clients, and the latency of one that had to wait for a free client\n" +
 			"counts from the moment at which it should have begun (open loop).\n\n" +
+			"txn reads --keys-per-txn keys and writes them, in an interactive transaction.\n" +
 			"get and mixed read keys that are there only if they were written before: by bench put, or now with --load.",
 		Example: "  kvctl bench put --clients 256 --duration 10s\n" +
 			"  kvctl bench get --clients 256 --load --keys 10000\n" +
-			"  kvctl bench mixed --rate 5000 --duration 1m -o json",
+			"  kvctl bench mixed --rate 5000 --duration 1m -o json\n" +
+			"  kvctl bench txn --keys-per-txn 2 --shards-per-txn 2 --distribution zipf",
 		ValidArgs: operations,
 		Args:      usageArgs(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,6 +66,8 @@ func (a *app) newBench() *cobra.Command {
 	flags.StringVar(&f.mode, "mode", modeGrouped, "grouped: concurrent operations share messages; unary: each is an RPC of its own")
 	flags.Float64Var(&f.Rate, "rate", 0, "operations to begin per second, over all clients (0: closed loop)")
 	flags.IntVar(&f.Reads, "reads", bench.DefaultReads, "percentage of gets in mixed (1 to 100)")
+	flags.IntVar(&f.TxnKeys, "keys-per-txn", bench.DefaultTxnKeys, "keys of a transaction")
+	flags.IntVar(&f.TxnShards, "shards-per-txn", 0, "shards that they are on (0: however many there happen to be)")
 	flags.BoolVar(&f.Stale, "stale", false, "gets may be answered by any replica")
 	flags.BoolVar(&f.load, "load", false, "write all keys once before the measurement")
 	flags.Uint64Var(&f.Seed, "seed", 1, "seed of keys' order and values")
@@ -78,7 +83,7 @@ func (a *app) newBench() *cobra.Command {
 // completeBench checks the flags and fills in what follows from them.
 func (a *app) completeBench(cmd *cobra.Command, f *benchFlags) error {
 	changed := cmd.Flags().Changed
-	for _, name := range []string{"clients", "keys", "key-size", "reads"} {
+	for _, name := range []string{"clients", "keys", "key-size", "reads", "keys-per-txn"} {
 		if v, _ := cmd.Flags().GetInt(name); v <= 0 {
 			return usagef("--%s is %d: must be positive", name, v)
 		}
@@ -121,6 +126,16 @@ func (a *app) bench(ctx context.Context, f benchFlags) error {
 	target := bench.Client{KV: c}
 	if err := a.reach(ctx, target, f.Timeout); err != nil {
 		return err
+	}
+	if f.TxnShards > 0 {
+		m, err := c.Map(ctx)
+		if err != nil {
+			return err
+		}
+		if f.TxnShards > len(m.Shards) {
+			return usagef("--shards-per-txn is %d: the cluster has %d shards", f.TxnShards, len(m.Shards))
+		}
+		f.ShardOf = func(key string) uint32 { return m.Owners[slot.Of([]byte(key))] }
 	}
 	if f.load {
 		if err := a.loadKeys(ctx, target, f.Config); err != nil {

@@ -1693,7 +1693,10 @@ type TxnRequest struct {
 	Hold uint64 `protobuf:"fixed64,7,opt,name=hold,proto3" json:"hold,omitempty"`
 	// The revision known when something like it was first tried, before it met writes of
 	// others; 0: it was not. Older ones go first.
-	Since         uint64 `protobuf:"varint,8,opt,name=since,proto3" json:"since,omitempty"`
+	Since uint64 `protobuf:"varint,8,opt,name=since,proto3" json:"since,omitempty"`
+	// Where an older transaction is in the way give up at once, as LOCKED: what this one
+	// compares will hardly hold afterwards.
+	Impatient     bool `protobuf:"varint,9,opt,name=impatient,proto3" json:"impatient,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1782,6 +1785,13 @@ func (x *TxnRequest) GetSince() uint64 {
 		return x.Since
 	}
 	return 0
+}
+
+func (x *TxnRequest) GetImpatient() bool {
+	if x != nil {
+		return x.Impatient
+	}
+	return false
 }
 
 // Compare holds if the key is so. Of a key that there is not, revisions, version and
@@ -5661,7 +5671,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x18\n" +
 	"\adeleted\x18\x03 \x01(\x04R\adeleted\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12\x19\n" +
-	"\bnext_key\x18\x05 \x01(\fR\anextKey\"\x9c\x02\n" +
+	"\bnext_key\x18\x05 \x01(\fR\anextKey\"\xba\x02\n" +
 	"\n" +
 	"TxnRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12)\n" +
@@ -5671,7 +5681,8 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\totherwise\x18\x05 \x03(\v2\r.kvd.v1.TxnOpR\totherwise\x12\x14\n" +
 	"\x05brief\x18\x06 \x01(\bR\x05brief\x12\x12\n" +
 	"\x04hold\x18\a \x01(\x06R\x04hold\x12\x14\n" +
-	"\x05since\x18\b \x01(\x04R\x05since\"\xa2\x02\n" +
+	"\x05since\x18\b \x01(\x04R\x05since\x12\x1c\n" +
+	"\timpatient\x18\t \x01(\bR\timpatient\"\xa2\x02\n" +
 	"\aCompare\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12,\n" +
 	"\brelation\x18\x02 \x01(\x0e2\x10.kvd.v1.RelationR\brelation\x12\x16\n" +

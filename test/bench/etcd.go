@@ -10,6 +10,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.uber.org/zap"
 
 	kvdclient "github.com/kvd-io/kvd/client"
@@ -146,6 +147,19 @@ type etcdTarget struct {
 	loaders []*etcdLoader
 	// patience bounds each put; 0: the context alone does.
 	patience time.Duration
+}
+
+// Transact implements bench.Target with etcd's own software transactional memory.
+func (t *etcdTarget) Transact(ctx context.Context, keys []string, value []byte) error {
+	text := string(value)
+	_, err := concurrency.NewSTM(t.client(), func(s concurrency.STM) error {
+		for _, key := range keys {
+			s.Get(key)
+			s.Put(key, text)
+		}
+		return nil
+	}, concurrency.WithAbortContext(ctx))
+	return err
 }
 
 func (t *etcdTarget) loader() bench.Target {

@@ -63,6 +63,7 @@ var commands = []command{
 	{"shards", "1, 4, 16 and 64 shards under the same load, and idle", runShards},
 	{"watch", "what 100 watches cost those who write, and the events that they are told", runWatch},
 	{"delay", "how much later events come to a watch of all shards than to one of theirs alone", runDelays},
+	{"txn", "interactive transactions, on one hot key and on several, beside etcd's", runTxns},
 	{"compact", "how long puts wait while the history of a million keys is dropped, and what that gives back", runCompact},
 	{"failover", "time without writes after kill -9, SIGSTOP, a stop and a one-way partition of a leader", runFailover},
 }

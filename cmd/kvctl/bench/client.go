@@ -29,6 +29,22 @@ func (c Client) GetStale(ctx context.Context, key string) (bool, error) {
 	return found(c.KV.Get(ctx, key, client.Stale()))
 }
 
+// Transact implements Target.
+func (c Client) Transact(ctx context.Context, keys []string, value []byte) error {
+	_, err := c.KV.Transact(ctx, func(tx *client.Tx) error {
+		for _, key := range keys {
+			if _, err := tx.Get(key); err != nil && !errors.Is(err, client.ErrNotFound) {
+				return err
+			}
+			if err := tx.Put(key, value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return err
+}
+
 func found(_ client.KeyValue, err error) (bool, error) {
 	if errors.Is(err, client.ErrNotFound) {
 		return false, nil

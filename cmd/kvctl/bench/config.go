@@ -15,6 +15,8 @@ type Target interface {
 	Get(ctx context.Context, key string) (found bool, err error)
 	// GetStale reads key from a replica that may lag behind.
 	GetStale(ctx context.Context, key string) (found bool, err error)
+	// Transact reads keys and writes them, in one transaction.
+	Transact(ctx context.Context, keys []string, value []byte) error
 }
 
 // Operations.
@@ -22,6 +24,7 @@ const (
 	Put   = "put"
 	Get   = "get"
 	Mixed = "mixed"
+	Txn   = "txn" // reads some keys and writes them
 )
 
 // Distributions of operations over keys.
@@ -40,6 +43,7 @@ const (
 	DefaultKeySize   = 16
 	DefaultValueSize = 128
 	DefaultReads     = 50
+	DefaultTxnKeys   = 2
 	DefaultTimeout   = 5 * time.Second
 	DefaultDuration  = 10 * time.Second
 )
@@ -51,6 +55,7 @@ const (
 	MaxKeySize   = 4 << 10
 	MaxKeyBytes  = 4 << 30 // of all keys together, which are held in memory
 	MaxValueSize = 64 << 20
+	MaxTxnKeys   = 1000
 )
 
 // progressEvery is how often Config.Progress is called.
@@ -58,7 +63,7 @@ const progressEvery = 200 * time.Millisecond
 
 // Config says what load to make. The zero value of a field means its default.
 type Config struct {
-	Operation string // Put, Get or Mixed
+	Operation string // Put, Get, Mixed or Txn
 	Stale     bool   // gets may be stale
 	Reads     int    // percentage of gets in Mixed
 
@@ -76,6 +81,11 @@ type Config struct {
 	KeySize      int    // bytes, the prefix included
 	ValueSize    int    // bytes; NoValue for empty values
 	Distribution string // Uniform, Zipf or Each
+
+	// TxnKeys is the number of keys of a transaction, and TxnShards that of the shards
+	// that they are on, as ShardOf tells; 0: however many there happen to be.
+	TxnKeys, TxnShards int
+	ShardOf            func(key string) uint32
 
 	// Timeout of an operation. An operation may have up to a second more.
 	Timeout time.Duration
@@ -107,6 +117,7 @@ func (c Config) withDefaults() Config {
 	set(&c.KeySize, DefaultKeySize)
 	set(&c.ValueSize, DefaultValueSize)
 	set(&c.Reads, DefaultReads)
+	set(&c.TxnKeys, DefaultTxnKeys)
 	if c.Distribution == "" {
 		c.Distribution = Uniform
 	}
@@ -135,13 +146,15 @@ func (c Config) Validate() error {
 		return nil
 	}
 	for _, err := range []error{
-		oneOf("operation", c.Operation, Put, Get, Mixed),
+		oneOf("operation", c.Operation, Put, Get, Mixed, Txn),
 		oneOf("distribution", c.Distribution, Uniform, Zipf, Each),
 		between("clients", int64(c.Clients), 1, MaxClients),
 		between("keys", int64(c.Keys), 1, MaxKeys),
 		between("key size", int64(c.KeySize), int64(len(c.Prefix)+digits(c.Keys)), min(MaxKeySize, MaxKeyBytes/int64(c.Keys))),
 		between("value size", int64(c.ValueSize), 0, MaxValueSize),
 		between("reads", int64(c.Reads), 0, 100),
+		between("keys per transaction", int64(c.TxnKeys), 1, min(MaxTxnKeys, int64(c.Keys))),
+		between("shards per transaction", int64(c.TxnShards), 0, int64(c.TxnKeys)),
 	} {
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -152,8 +153,7 @@ func (w *worker) loop(ctx context.Context) {
 
 // once does one operation and returns the time at its end.
 func (w *worker) once(ctx context.Context, number int64, begin time.Time) time.Time {
-	key := w.keys.key(w.choose.choose(number, w.rng))
-	found, err := w.operate(w.context(ctx, begin), key)
+	found, err := w.operate(w.context(ctx, begin), number)
 	now := time.Now()
 	if err != nil {
 		if ctx.Err() == nil { // else we ended it ourselves
@@ -173,7 +173,15 @@ func (w *worker) once(ctx context.Context, number int64, begin time.Time) time.T
 	return now
 }
 
-func (w *worker) operate(ctx context.Context, key string) (found bool, err error) {
+func (w *worker) operate(ctx context.Context, number int64) (found bool, err error) {
+	if w.cfg.Operation == Txn {
+		keys, err := w.txnKeys(number)
+		if err != nil {
+			return false, err
+		}
+		return true, w.target.Transact(ctx, keys, w.values[w.rng.IntN(len(w.values))])
+	}
+	key := w.keys.key(w.choose.choose(number, w.rng))
 	put := w.cfg.Operation == Put || w.cfg.Operation == Mixed && w.rng.IntN(100) >= w.cfg.Reads
 	switch {
 	case put:
@@ -183,6 +191,32 @@ func (w *worker) operate(ctx context.Context, key string) (found bool, err error
 	default:
 		return w.target.Get(ctx, key)
 	}
+}
+
+// maxDraws bounds how often keys are drawn for a transaction.
+const maxDraws = 10_000
+
+// txnKeys draws the keys of a transaction.
+func (w *worker) txnKeys(number int64) ([]string, error) {
+	keys := make([]string, 0, w.cfg.TxnKeys)
+	shards := make(map[uint32]bool)
+	for range maxDraws {
+		key := w.keys.key(w.choose.choose(number, w.rng))
+		if slices.Contains(keys, key) {
+			continue
+		}
+		if w.cfg.TxnShards > 0 {
+			shard := w.cfg.ShardOf(key)
+			if shards[shard] != (len(shards) == w.cfg.TxnShards) {
+				continue // another shard is wanted, or one of those there are
+			}
+			shards[shard] = true
+		}
+		if keys = append(keys, key); len(keys) == w.cfg.TxnKeys {
+			return keys, nil
+		}
+	}
+	return nil, fmt.Errorf("no %d keys on %d shards were drawn: use more keys, or fewer shards", w.cfg.TxnKeys, w.cfg.TxnShards)
 }
 
 // context returns one with a deadline at least Timeout from now.

@@ -51,6 +51,15 @@ func (m *memory) Put(ctx context.Context, key string, _ []byte) error {
 	return nil
 }
 
+func (m *memory) Transact(ctx context.Context, keys []string, value []byte) error {
+	for _, key := range keys {
+		if err := m.Put(ctx, key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (m *memory) Get(ctx context.Context, key string) (bool, error) {
 	if err := m.wait(ctx); err != nil {
 		return false, err
@@ -261,6 +270,37 @@ func BenchmarkGenerator(b *testing.B) {
 
 type nothing struct{}
 
-func (nothing) Put(context.Context, string, []byte) error      { return nil }
+func (nothing) Put(context.Context, string, []byte) error { return nil }
+
+func (nothing) Transact(context.Context, []string, []byte) error { return nil }
+
 func (nothing) Get(context.Context, string) (bool, error)      { return true, nil }
 func (nothing) GetStale(context.Context, string) (bool, error) { return true, nil }
+
+// TestTxnKeys: the keys of a transaction are different, and on as many shards as asked
+// for.
+func TestTxnKeys(t *testing.T) {
+	shardOf := func(key string) uint32 { return uint32(key[len(key)-1]-'0') % 5 }
+	for _, c := range []struct{ keys, shards int }{{1, 0}, {3, 0}, {3, 1}, {4, 2}, {4, 4}, {5, 5}} {
+		cfg := Config{Operation: Txn, Keys: 100, TxnKeys: c.keys, TxnShards: c.shards, ShardOf: shardOf, Distribution: Zipf}.withDefaults()
+		w := &worker{run: &run{cfg: cfg, keys: newKeySet("k", 16, 100), choose: newChooser(Zipf, 100)}, rng: rand.New(rand.NewPCG(1, 1))}
+		for n := range int64(100) {
+			keys, err := w.txnKeys(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			different, shards := map[string]bool{}, map[uint32]bool{}
+			for _, key := range keys {
+				different[key], shards[shardOf(key)] = true, true
+			}
+			if len(different) != c.keys || c.shards > 0 && len(shards) != c.shards {
+				t.Fatalf("%v for %d keys of %d shards", keys, c.keys, c.shards)
+			}
+		}
+	}
+	cfg := Config{Operation: Txn, Keys: 100, TxnKeys: 6, TxnShards: 6, ShardOf: shardOf}.withDefaults()
+	w := &worker{run: &run{cfg: cfg, keys: newKeySet("k", 16, 100), choose: newChooser(Uniform, 100)}, rng: rand.New(rand.NewPCG(1, 1))}
+	if _, err := w.txnKeys(1); err == nil {
+		t.Error("keys of more shards than there are")
+	}
+}
