@@ -8,6 +8,8 @@
 #   watch     what 100 watches cost those who write, beside etcd (about 3 minutes, --quick 2)
 #   delay     how much later events come to a watch of all shards than to one of theirs
 #             alone, with clocks that agree and with one that is off (about 2 minutes)
+#   txn       interactive transactions, on one hot key and on several, beside etcd's
+#             (about 6 minutes, --quick with --rounds 1: 3)
 #   compact   how long puts wait while the history of a million keys is dropped, and what
 #             that gives back, beside etcd (about 10 minutes)
 #   failover  time without writes after kill -9, SIGSTOP, a graceful stop and a one-way

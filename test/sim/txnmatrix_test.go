@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,9 +12,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/client"
-	"github.com/kvd-io/kvd/proto/slot"
 	"github.com/kvd-io/kvd/shard"
-	"github.com/kvd-io/kvd/shard/ring"
 	"github.com/kvd-io/kvd/store"
 	"github.com/kvd-io/kvd/test/check"
 )
@@ -117,7 +114,7 @@ func (x cell) run(t *testing.T, dir string) (end string, took time.Duration) {
 	defer c.Close()
 	c.WaitReady(recoverWait, c.Names()...)
 	reader := c.Connect("reader", client.Config{})
-	keys := matrixKeys(t, reader)
+	keys := leadersOwn(t, reader, 2) // the first decides
 	for _, key := range keys {
 		if _, err := reader.Put(within(t, recoverWait), key, []byte("0")); err != nil {
 			t.Fatal(err)
@@ -200,31 +197,6 @@ func (x cell) mend(c *Cluster, victim string) {
 		c.StartNode(victim)
 	default:
 		c.Net.Heal()
-	}
-}
-
-// matrixKeys returns a key of shard 1, which will decide, and one of shard 2, once these
-// are led by n1 and n2.
-func matrixKeys(t *testing.T, cl *client.Client) []string {
-	t.Helper()
-	for start := time.Now(); ; time.Sleep(100 * time.Millisecond) {
-		m, err := cl.Map(within(t, recoverWait))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if m.Leaders[1] == "n1" && m.Leaders[2] == "n2" {
-			keys, owners := make([]string, 2), ring.New([]ring.Member{{ID: 1, Weight: 1}, {ID: 2, Weight: 1}}).Owners()
-			for i := 0; slices.Contains(keys, ""); i++ {
-				key := fmt.Sprint("key", i)
-				if id := owners[slot.Of([]byte(key))]; keys[id-1] == "" {
-					keys[id-1] = key
-				}
-			}
-			return keys
-		}
-		if time.Since(start) > recoverWait {
-			t.Fatalf("shards are led by %v", m.Leaders)
-		}
 	}
 }
 
