@@ -16,7 +16,8 @@ import (
 // runs again, after a pause; so it must do nothing besides that may not be done twice.
 // It returns the revision at which the transaction happened.
 //
-// An error of fn ends the transaction, without a write, and is returned as it is. Those
+// An error of fn ends the transaction, without a write, and is returned as it is, if what
+// fn has read was so at one instant after the begin; if not, fn runs again. Those
 // of Txn are possible, and ErrConflict when the context's deadline, or Config.Timeout if
 // it has none, passed before an attempt met no writes of others.
 func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, error) {
@@ -26,6 +27,7 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 	since := c.revision.Load()
 	at := uint64(0) // where the next attempt reads; 0: where its first read finds itself
 	var hold txHold
+	defer func() { hold.release(ctx, c) }()
 	for attempt := 1; ; attempt++ {
 		began := time.Now()
 		tx := &Tx{
@@ -33,8 +35,10 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 			writes: make(map[string]Op), gets: make(map[string]KeyValue),
 		}
 		err := fn(tx)
-		if err != nil {
-			hold.release(ctx, c)
+		if err != nil && !tx.conflict && ctx.Err() == nil {
+			// What it has read of several shards may not have been so at any one time: then
+			// its error says nothing. If that cannot be found out, it stands.
+			_ = tx.confirm()
 		}
 		switch {
 		case err == nil || tx.conflict:
@@ -52,6 +56,7 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 				return 0, &Error{Op: "transact", Err: err}
 			}
 			if !tx.conflict {
+				hold = txHold{} // it has ended with the commit
 				return revision, nil
 			}
 		}

@@ -214,8 +214,13 @@ func (k *coordinator) attempt(ctx context.Context, t *Txn, age fsm.Age) (*fsm.Ou
 	}
 	defer g.latches.Release(latch.ID{Txn: id})
 	k.r.cfg.step(StepBegun)
+	start := time.Now()
 	p := k.prepareAll(ctx, g, t, &logpb.Prepare{Id: id.PB(), Floor: floor, Age: age.PB()})
+	if p.err == nil {
+		k.r.metrics.phase(phasePrepare).Observe(time.Since(start).Seconds())
+	}
 	out, err := k.decide(ctx, t, id, p)
+	k.r.metrics.ended(out, err)
 	var others []uint32
 	for shard := range t.Parts {
 		if shard != k.r.id {
@@ -281,7 +286,7 @@ func (k *coordinator) prepareAll(ctx context.Context, g *reign, t *Txn, p *logpb
 			}
 		})
 	}
-	err := g.latches.Acquire(ctx, latch.Request{
+	err := k.r.acquire(ctx, g, latch.Request{
 		ID: latch.ID{Txn: fsm.TxnIDOf(p.Id)}, Age: fsm.AgeOf(p.Age), Locks: fsm.LocksOf(t.Parts[k.r.id]), Pass: t.Hold,
 	})
 	switch {
@@ -347,7 +352,9 @@ func (k *coordinator) decide(ctx context.Context, t *Txn, id fsm.TxnID, p *prepa
 		Commands: []*logpb.Command{{Seq: t.Seq, Op: &logpb.Command_Txn{Txn: op}}},
 	})
 	w.above, w.firm = p.above, true
+	start := time.Now()
 	outcomes, err := k.r.proposer.proposePending(ctx, w)
+	k.r.metrics.phase(phaseDecide).Observe(time.Since(start).Seconds())
 	if err != nil {
 		return nil, err
 	}

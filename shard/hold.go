@@ -49,11 +49,24 @@ func (r *Replica) Release(number uint64) {
 	}
 }
 
+// acquire acquires a latch, and measures how long that takes.
+func (r *Replica) acquire(ctx context.Context, g *reign, q latch.Request) error {
+	start := time.Now()
+	err := g.latches.Acquire(ctx, q)
+	if took := time.Since(start); took > waitedAtAll {
+		r.metrics.waits.Observe(took.Seconds())
+	}
+	return err
+}
+
+// waitedAtAll is more than it takes who does not wait.
+const waitedAtAll = 100 * time.Microsecond
+
 // takeTurn acquires a latch. Errors are those of Hold.
 func (r *Replica) takeTurn(ctx context.Context, g *reign, q latch.Request) error {
 	waiting, cancel := early(ctx)
 	defer cancel()
-	err := g.latches.Acquire(waiting, q)
+	err := r.acquire(waiting, g, q)
 	switch {
 	case err == nil:
 		return nil

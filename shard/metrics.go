@@ -19,6 +19,7 @@ type metrics struct {
 	log       *raftlog.Metrics
 	clock     *hlc.Metrics
 	transport *transport.Metrics
+	txns      *txnMetrics
 
 	leaderChanges   *prometheus.CounterVec
 	voidEntries     *prometheus.CounterVec
@@ -31,6 +32,10 @@ type metrics struct {
 
 // shardMetrics are the instruments of one shard.
 type shardMetrics struct {
+	label string
+	txns  *txnMetrics
+	waits prometheus.Observer
+
 	leaderChanges   prometheus.Counter
 	voidEntries     prometheus.Counter
 	entryCommands   prometheus.Observer
@@ -54,6 +59,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		log:       raftlog.NewMetrics(reg),
 		clock:     hlc.NewMetrics(reg),
 		transport: transport.NewMetrics(reg),
+		txns:      newTxnMetrics(reg, seconds),
 
 		leaderChanges:   counter("kvd_shard_leaderships_total", "Times that this node began to lead the shard."),
 		voidEntries:     counter("kvd_shard_reproposed_entries_total", "Entries that were void where they applied, and proposed again."),
@@ -70,6 +76,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 func (m *metrics) shard(id uint32) *shardMetrics {
 	label := strconv.FormatUint(uint64(id), 10)
 	return &shardMetrics{
+		label: label, txns: m.txns, waits: m.txns.waits.WithLabelValues(label),
+
 		leaderChanges:   m.leaderChanges.WithLabelValues(label),
 		voidEntries:     m.voidEntries.WithLabelValues(label),
 		entryCommands:   m.entryCommands.WithLabelValues(label),
@@ -86,6 +94,7 @@ type collector struct {
 
 	leader, term, applied, committed, revision *prometheus.Desc
 	queueGroups, queueBytes, staleness, epoch  *prometheus.Desc
+	prepared, decided, latches, waiting        *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*collector)(nil)
@@ -104,13 +113,18 @@ func newCollector(n *Node) *collector {
 		queueGroups: desc("kvd_shard_queue_groups", "Groups of commands that wait to be proposed."),
 		queueBytes:  desc("kvd_shard_queue_bytes", "Bytes of commands that wait to be proposed."),
 		staleness:   desc("kvd_shard_staleness_seconds", "Upper bound on how far the replica's state lies back."),
+		prepared:    desc("kvd_txn_prepared", "Parts of transactions of other shards that are prepared and not resolved."),
+		decided:     desc("kvd_txn_decided", "Transactions that the shard has decided and participants have yet to do."),
+		latches:     desc("kvd_txn_latches", "Turns that are held or waited for, on the shard's leader."),
+		waiting:     desc("kvd_txn_waiting", "Of these, those that wait."),
 		epoch:       prometheus.NewDesc("kvd_map_epoch", "Epoch of the cluster map.", nil, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.leader, c.term, c.applied, c.committed, c.revision, c.queueGroups, c.queueBytes, c.staleness, c.epoch} {
+	for _, d := range []*prometheus.Desc{c.leader, c.term, c.applied, c.committed, c.revision, c.queueGroups, c.queueBytes, c.staleness, c.epoch,
+		c.prepared, c.decided, c.latches, c.waiting} {
 		to <- d
 	}
 }
@@ -136,6 +150,13 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		gauge(c.revision, float64(r.store.Revision()), label)
 		gauge(c.queueGroups, float64(groups), label)
 		gauge(c.queueBytes, float64(bytes), label)
+		gauge(c.prepared, float64(len(r.fsm.Intents().All())), label)
+		gauge(c.decided, float64(len(r.fsm.Intents().Decisions())), label)
+		if g, _ := r.throne.get(); g != nil {
+			all, waiting := g.latches.Len()
+			gauge(c.latches, float64(all), label)
+			gauge(c.waiting, float64(waiting), label)
+		}
 		if age, ok := r.staleness.since(); ok && leads == 0 {
 			gauge(c.staleness, age.Seconds(), label)
 		}

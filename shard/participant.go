@@ -23,7 +23,7 @@ func (r *Replica) prepare(ctx context.Context, p *logpb.Prepare, hold uint64) (*
 		return nil, err
 	}
 	id := latch.ID{Txn: fsm.TxnIDOf(p.Id)}
-	err = g.latches.Acquire(ctx, latch.Request{ID: id, Age: fsm.AgeOf(p.Age), Locks: fsm.LocksOf(p.Txn), Pass: hold})
+	err = r.acquire(ctx, g, latch.Request{ID: id, Age: fsm.AgeOf(p.Age), Locks: fsm.LocksOf(p.Txn), Pass: hold})
 	switch {
 	case errors.Is(err, latch.ErrDied):
 		return &peerpb.PrepareReply{Died: true}, nil

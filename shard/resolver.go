@@ -47,6 +47,7 @@ type resolution struct {
 	hold  uint64
 	left  int       // participants that have not done so
 	until time.Time // of what was not executed: no longer
+	since time.Time // when it was decided, or found
 }
 
 func newResolver(r *Replica, c *caller, floor func(uint64) uint64) *resolver {
@@ -118,6 +119,7 @@ func (v *resolver) tell(res *resolution, participants []uint32) {
 	if v.ctx == nil || v.known[id] != nil {
 		return // the next reign begins with what was decided
 	}
+	res.since = time.Now()
 	if res.left = len(participants); res.pb.Committed {
 		v.known[id] = res
 	}
@@ -198,6 +200,7 @@ func (v *resolver) send(ctx context.Context, shard uint32, batch []*resolution) 
 		return true
 	}
 	for _, res := range batch {
+		v.r.metrics.phase(phaseResolve).Observe(time.Since(res.since).Seconds())
 		if res.left--; res.left == 0 && res.pb.Committed {
 			v.forgets = append(v.forgets, res.pb.Id)
 		}

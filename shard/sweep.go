@@ -103,6 +103,7 @@ func (w *sweeper) settle(ctx context.Context, anchor uint32, ids []*logpb.TxnID)
 	var all []*logpb.Resolve
 	for i, v := range verdicts {
 		if !v.Running {
+			w.r.metrics.hadToAsk(v.Committed)
 			all = append(all, &logpb.Resolve{Id: ids[i], Committed: v.Committed, Otherwise: v.Otherwise, Revision: v.Revision})
 		}
 	}

@@ -149,6 +149,15 @@ func measureRow(ctx context.Context, p plan, sys system, r row) (s sample, err e
 	}
 	warm, measure := p.of(r)
 	cfg := r.load
+	if cfg.TxnShards > 0 {
+		if many, ok := t.(sharded); ok {
+			if cfg.ShardOf, err = many.shardOf(ctx); err != nil {
+				return sample{}, err
+			}
+		} else {
+			cfg.TxnShards = 0
+		}
+	}
 	cfg.Seed, cfg.Duration = 1, warm
 	warmed, err := bench.Run(ctx, t, cfg)
 	if err != nil {
@@ -164,6 +173,11 @@ func measureRow(ctx context.Context, p plan, sys system, r row) (s sample, err e
 		s.ServerCPU += float64(deferred.Microseconds()) / float64(ops)
 	}
 	return s, err
+}
+
+// sharded is a target whose keys are on several shards.
+type sharded interface {
+	shardOf(ctx context.Context) (func(key string) uint32, error)
 }
 
 // quiet waits until the servers have done what they put off while they were

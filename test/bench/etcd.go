@@ -150,15 +150,27 @@ type etcdTarget struct {
 }
 
 // Transact implements bench.Target with etcd's own software transactional memory.
-func (t *etcdTarget) Transact(ctx context.Context, keys []string, value []byte) error {
+func (t *etcdTarget) Transact(ctx context.Context, keys []string, writes int, value []byte) error {
 	text := string(value)
 	_, err := concurrency.NewSTM(t.client(), func(s concurrency.STM) error {
-		for _, key := range keys {
+		for i, key := range keys {
 			s.Get(key)
-			s.Put(key, text)
+			if i < writes {
+				s.Put(key, text)
+			}
 		}
 		return nil
 	}, concurrency.WithAbortContext(ctx))
+	return err
+}
+
+// PutAll implements bench.Target.
+func (t *etcdTarget) PutAll(ctx context.Context, keys []string, value []byte) error {
+	text, ops := string(value), make([]clientv3.Op, len(keys))
+	for i, key := range keys {
+		ops[i] = clientv3.OpPut(key, text)
+	}
+	_, err := t.client().Txn(ctx).Then(ops...).Commit()
 	return err
 }
 

@@ -129,6 +129,14 @@ func (k *kvd) target(unary bool) (target, error) {
 	return kvdTarget{bench.Client{KV: c}}, nil
 }
 
+func (t kvdTarget) shardOf(ctx context.Context) (func(key string) uint32, error) {
+	m, err := t.KV.Map(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return func(key string) uint32 { return m.Owners[slot.Of([]byte(key))] }, nil
+}
+
 // writer: the client gives up a node that is silent by itself.
 func (k *kvd) writer() (target, error) { return k.target(false) }
 

@@ -85,7 +85,22 @@ func rows() []row {
 			load:    million(bench.Config{Operation: bench.Put, Clients: 256, Distribution: bench.Zipf}),
 			preload: million(bench.Config{}),
 		},
+		{name: "txn-2-256", what: "transaction of 2 puts on one shard, 256 clients", load: putsOn(256, 1), aim: 4},
+		{name: "txn-2x-256", what: "transaction of 2 puts on two shards, 256 clients", load: putsOn(256, 2), aim: 1.2},
+		{
+			name: "stm-64", what: "interactive transaction, 2 reads and 1 write of 1,000 keys, 64 clients", aim: 3,
+			load: bench.Config{
+				Operation: bench.Txn, Clients: 64, Keys: 1000, Prefix: "stm/", ValueSize: valueSize, TxnKeys: 2, TxnWrites: 1,
+			},
+		},
 	}
+}
+
+// putsOn makes transactions of two puts on so many shards, where there are shards.
+func putsOn(clients, shards int) bench.Config {
+	c := hot(bench.PutAll, clients)
+	c.TxnKeys, c.TxnShards = 2, shards
+	return c
 }
 
 // loading turns c into the load that writes each of its keys once.

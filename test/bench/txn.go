@@ -23,6 +23,8 @@ func txnRows() []row {
 		}
 	}
 	return []row{
+		{name: "put-1", what: "1 client puts one key", load: hot(bench.Put, 1)},
+		{name: "txn-2x-1", what: "1 client puts two keys on two shards, in one transaction", load: putsOn(1, 2)},
 		{name: "txn-hot", what: "64 clients, all on one key", load: load(1, "hot/", 1, bench.Uniform)},
 		{name: "txn-1", what: "64 clients, one of 100,000 keys", load: load(hotKeys, "bench/", 1, bench.Uniform)},
 		{name: "txn-2", what: "64 clients, two of 100,000 keys", load: load(hotKeys, "bench/", 2, bench.Uniform)},
@@ -42,7 +44,7 @@ func runTxns(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\neach reads its keys and writes them, with its client library, in a loop; CPU: the three servers + the clients\n\n")
+	fmt.Printf("\nthe others read their keys and write them, with their client library, in a loop; CPU: the three servers + the clients\n\n")
 	t := markdown{{"work", "system", "txns/s", "p50", "p99", "longest", "CPU us/txn"}}
 	for _, r := range rows {
 		for _, kind := range o.systems {

@@ -316,6 +316,54 @@ func TestTransactOneInstant(t *testing.T) {
 	})
 }
 
+// TestTransactErrorOfThePast: a function that has read something of another shard as it
+// was before the begin, and ends with an error because of that, runs again.
+func TestTransactErrorOfThePast(t *testing.T) {
+	inCluster(t, sim.Config{Shards: 4}, func(t *testing.T, c *sim.Cluster) {
+		cl, done := connect(t, c, client.Config{})
+		defer done()
+		other, done := connect(t, c, client.Config{})
+		defer done()
+		ctx := within(t, time.Hour)
+		first, second := "a", "b"
+		for i := 0; leaderOf(t, cl, first) == leaderOf(t, cl, second); i++ {
+			second = fmt.Sprint("b", i)
+		}
+		for _, key := range []string{first, second} {
+			if _, err := other.Put(ctx, key, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ahead, again := leaderOf(t, cl, second), 0
+		c.JumpWall(ahead, 1500*time.Millisecond)
+		for n := range 20 {
+			written := fmt.Sprint(n)
+			if _, err := other.Put(ctx, second, []byte(written)); err != nil {
+				t.Fatal(err)
+			}
+			runs := 0
+			if _, err := cl.Transact(ctx, func(tx *client.Tx) error {
+				runs++
+				if _, err := tx.Get(first); err != nil {
+					return err
+				}
+				kv, err := tx.Get(second)
+				if err == nil && string(kv.Value) != written {
+					err = fmt.Errorf("%s is %q, and %q has been written", second, kv.Value, written)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			again += runs - 1
+			time.Sleep(2 * time.Second) // clocks agree no more
+		}
+		if again == 0 {
+			t.Error("no first attempt has read the past: the test has no point")
+		}
+	})
+}
+
 // TestTransactEnds: a transaction ends with what its function says, or when its time is
 // over.
 func TestTransactEnds(t *testing.T) {

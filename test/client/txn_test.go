@@ -357,6 +357,48 @@ func TestTxnLimits(t *testing.T) {
 	})
 }
 
+// TestTxnLimitsOverShards: transactions over several shards may be as large.
+func TestTxnLimitsOverShards(t *testing.T) {
+	inCluster(t, sim.Config{Shards: 4}, func(t *testing.T, c *sim.Cluster) {
+		cl, done := connect(t, c, client.Config{})
+		defer done()
+		ctx := within(t, time.Hour)
+		puts := make([]client.Op, client.MaxTxnOps)
+		for i := range puts {
+			puts[i] = client.OpPut(fmt.Sprintf("many%05d", i), nil)
+		}
+		if _, err := cl.Txn(ctx, client.Txn{Then: puts}); err != nil {
+			t.Fatal(err)
+		}
+		res, err := cl.Txn(ctx, client.Txn{
+			If:   []client.Compare{client.IfNoneNewer(1<<52, client.Prefix("many")).Count(client.MaxTxnOps)},
+			Then: []client.Op{client.OpCount(client.Prefix("many")), client.OpDeleteRange(client.Prefix("many"))},
+		})
+		// What is compared and deleted is counted on each shard, and both branches are.
+		if err != nil || !res.Succeeded || res.Results[0].Count != client.MaxTxnOps || res.Results[1].Count != client.MaxTxnOps {
+			t.Fatalf("%+v, %v", res, err)
+		}
+		exact := make([]client.Op, 8)
+		for i := range exact {
+			key := fmt.Sprintf("exact%d", i)
+			exact[i] = client.OpPut(key, make([]byte, client.MaxTxnBytes/8-len(key)))
+		}
+		if _, err := cl.Txn(ctx, client.Txn{Then: exact}); err != nil {
+			t.Fatal(err)
+		}
+		read := []client.Op{client.OpRange(client.Prefix("exact")), client.OpGet("exact0")}
+		if res, err = cl.Txn(ctx, client.Txn{Then: append(read, client.OpPut("other", nil))}); err != nil {
+			t.Fatal(err)
+		}
+		if all := res.Results[0]; len(all.KVs) != 7 || !all.More || all.KVs[6].Key != "exact6" {
+			t.Errorf("%d keys, more %v", len(all.KVs), all.More)
+		}
+		if _, err := cl.Txn(ctx, client.Txn{Then: append(exact, client.OpPut("exact8", []byte("x")))}); !errors.Is(err, client.ErrMessageTooLarge) {
+			t.Errorf("too large: %v", err)
+		}
+	})
+}
+
 // TestTxnSettled: of a transaction whose reply was lost, Settle tells which branch was
 // executed; one that concerns ranges alone can be settled, too.
 func TestTxnSettled(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -56,5 +57,12 @@ func TestBank(t *testing.T) {
 		}
 		awaitNoTxns(t, reader, time.Now())
 		t.Log(&bank)
+		names := c.Names()
+		for _, name := range names {
+			c.StopNode(name)
+		}
+		for _, name := range names {
+			nothingLeft(t, filepath.Join(dir, name), 4)
+		}
 	})
 }

@@ -30,11 +30,14 @@ func (c Client) GetStale(ctx context.Context, key string) (bool, error) {
 }
 
 // Transact implements Target.
-func (c Client) Transact(ctx context.Context, keys []string, value []byte) error {
+func (c Client) Transact(ctx context.Context, keys []string, writes int, value []byte) error {
 	_, err := c.KV.Transact(ctx, func(tx *client.Tx) error {
-		for _, key := range keys {
+		for i, key := range keys {
 			if _, err := tx.Get(key); err != nil && !errors.Is(err, client.ErrNotFound) {
 				return err
+			}
+			if i >= writes {
+				continue
 			}
 			if err := tx.Put(key, value); err != nil {
 				return err
@@ -42,6 +45,16 @@ func (c Client) Transact(ctx context.Context, keys []string, value []byte) error
 		}
 		return nil
 	})
+	return err
+}
+
+// PutAll implements Target.
+func (c Client) PutAll(ctx context.Context, keys []string, value []byte) error {
+	txn := client.Txn{Then: make([]client.Op, len(keys))}
+	for i, key := range keys {
+		txn.Then[i] = client.OpPut(key, value)
+	}
+	_, err := c.KV.Txn(ctx, txn)
 	return err
 }
 

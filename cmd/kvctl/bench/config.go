@@ -15,16 +15,19 @@ type Target interface {
 	Get(ctx context.Context, key string) (found bool, err error)
 	// GetStale reads key from a replica that may lag behind.
 	GetStale(ctx context.Context, key string) (found bool, err error)
-	// Transact reads keys and writes them, in one transaction.
-	Transact(ctx context.Context, keys []string, value []byte) error
+	// Transact reads keys and writes the first of them, in one interactive transaction.
+	Transact(ctx context.Context, keys []string, writes int, value []byte) error
+	// PutAll puts keys in one transaction, in one call.
+	PutAll(ctx context.Context, keys []string, value []byte) error
 }
 
 // Operations.
 const (
-	Put   = "put"
-	Get   = "get"
-	Mixed = "mixed"
-	Txn   = "txn" // reads some keys and writes them
+	Put    = "put"
+	Get    = "get"
+	Mixed  = "mixed"
+	Txn    = "txn" // reads some keys and writes them
+	PutAll = "put-all"
 )
 
 // Distributions of operations over keys.
@@ -63,7 +66,7 @@ const progressEvery = 200 * time.Millisecond
 
 // Config says what load to make. The zero value of a field means its default.
 type Config struct {
-	Operation string // Put, Get, Mixed or Txn
+	Operation string // Put, Get, Mixed, Txn or PutAll
 	Stale     bool   // gets may be stale
 	Reads     int    // percentage of gets in Mixed
 
@@ -86,6 +89,8 @@ type Config struct {
 	// that they are on, as ShardOf tells; 0: however many there happen to be.
 	TxnKeys, TxnShards int
 	ShardOf            func(key string) uint32
+	// TxnWrites is how many of the keys that a Txn reads it writes; 0: all.
+	TxnWrites int
 
 	// Timeout of an operation. An operation may have up to a second more.
 	Timeout time.Duration
@@ -118,6 +123,7 @@ func (c Config) withDefaults() Config {
 	set(&c.ValueSize, DefaultValueSize)
 	set(&c.Reads, DefaultReads)
 	set(&c.TxnKeys, DefaultTxnKeys)
+	set(&c.TxnWrites, c.TxnKeys)
 	if c.Distribution == "" {
 		c.Distribution = Uniform
 	}
@@ -146,7 +152,7 @@ func (c Config) Validate() error {
 		return nil
 	}
 	for _, err := range []error{
-		oneOf("operation", c.Operation, Put, Get, Mixed, Txn),
+		oneOf("operation", c.Operation, Put, Get, Mixed, Txn, PutAll),
 		oneOf("distribution", c.Distribution, Uniform, Zipf, Each),
 		between("clients", int64(c.Clients), 1, MaxClients),
 		between("keys", int64(c.Keys), 1, MaxKeys),
@@ -154,6 +160,7 @@ func (c Config) Validate() error {
 		between("value size", int64(c.ValueSize), 0, MaxValueSize),
 		between("reads", int64(c.Reads), 0, 100),
 		between("keys per transaction", int64(c.TxnKeys), 1, min(MaxTxnKeys, int64(c.Keys))),
+		between("writes per transaction", int64(c.TxnWrites), 1, int64(c.TxnKeys)),
 		between("shards per transaction", int64(c.TxnShards), 0, int64(c.TxnKeys)),
 	} {
 		if err != nil {

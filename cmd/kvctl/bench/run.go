@@ -174,12 +174,16 @@ func (w *worker) once(ctx context.Context, number int64, begin time.Time) time.T
 }
 
 func (w *worker) operate(ctx context.Context, number int64) (found bool, err error) {
-	if w.cfg.Operation == Txn {
+	if w.cfg.Operation == Txn || w.cfg.Operation == PutAll {
 		keys, err := w.txnKeys(number)
-		if err != nil {
+		value := w.values[w.rng.IntN(len(w.values))]
+		switch {
+		case err != nil:
 			return false, err
+		case w.cfg.Operation == PutAll:
+			return true, w.target.PutAll(ctx, keys, value)
 		}
-		return true, w.target.Transact(ctx, keys, w.values[w.rng.IntN(len(w.values))])
+		return true, w.target.Transact(ctx, keys, w.cfg.TxnWrites, value)
 	}
 	key := w.keys.key(w.choose.choose(number, w.rng))
 	put := w.cfg.Operation == Put || w.cfg.Operation == Mixed && w.rng.IntN(100) >= w.cfg.Reads

@@ -51,7 +51,11 @@ func (m *memory) Put(ctx context.Context, key string, _ []byte) error {
 	return nil
 }
 
-func (m *memory) Transact(ctx context.Context, keys []string, value []byte) error {
+func (m *memory) Transact(ctx context.Context, keys []string, writes int, value []byte) error {
+	return m.PutAll(ctx, keys[:writes], value)
+}
+
+func (m *memory) PutAll(ctx context.Context, keys []string, value []byte) error {
 	for _, key := range keys {
 		if err := m.Put(ctx, key, value); err != nil {
 			return err
@@ -272,7 +276,9 @@ type nothing struct{}
 
 func (nothing) Put(context.Context, string, []byte) error { return nil }
 
-func (nothing) Transact(context.Context, []string, []byte) error { return nil }
+func (nothing) Transact(context.Context, []string, int, []byte) error { return nil }
+
+func (nothing) PutAll(context.Context, []string, []byte) error { return nil }
 
 func (nothing) Get(context.Context, string) (bool, error)      { return true, nil }
 func (nothing) GetStale(context.Context, string) (bool, error) { return true, nil }
