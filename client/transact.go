@@ -348,7 +348,7 @@ func (tx *Tx) commit() (uint64, error) {
 	res, err := tx.client.txn(tx.ctx, t, &kvdpb.TxnRequest{
 		Brief: true, Hold: tx.hold, Since: tx.since, Impatient: tx.hold == 0,
 	})
-	if errors.Is(err, errLocked) && !errors.Is(err, ErrOutcomeUnknown) && tx.ctx.Err() == nil {
+	if errors.Is(err, errLocked) && !errors.Is(err, ErrOutcomeUnknown) {
 		tx.conflict = true // with those that are before it
 		return 0, nil
 	}

@@ -393,7 +393,7 @@ func TestTxnLimitsOverShards(t *testing.T) {
 		if all := res.Results[0]; len(all.KVs) != 7 || !all.More || all.KVs[6].Key != "exact6" {
 			t.Errorf("%d keys, more %v", len(all.KVs), all.More)
 		}
-		if _, err := cl.Txn(ctx, client.Txn{Then: append(exact, client.OpPut("exact8", []byte("x")))}); !errors.Is(err, client.ErrMessageTooLarge) {
+		if _, err := cl.Txn(ctx, client.Txn{Then: append(slices.Clone(exact), client.OpPut("exact8", []byte("x")))}); !errors.Is(err, client.ErrMessageTooLarge) {
 			t.Errorf("too large: %v", err)
 		}
 	})
