@@ -130,6 +130,7 @@ func (l *lane) form(known uint64) *message {
 	m.header.Shard, m.header.Revision = l.shard.id, known
 	m.req.Header = &m.header
 	m.req.Writes, m.req.Gets, m.req.Stale = m.writes, m.gets, l.kind == laneStaleGets
+	m.req.Wait = l.kind.lone()
 	return m
 }
 

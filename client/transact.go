@@ -56,11 +56,13 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 				return 0, &Error{Op: "transact", Err: err}
 			}
 			if !tx.conflict {
-				hold = txHold{} // it has ended with the commit
+				hold.ended(tx)
+				hold = txHold{}
 				return revision, nil
 			}
 		}
 		// Others have been faster: they are kept away from what this one needs.
+		hold.release(ctx, c)
 		hold = tx.holdBack(time.Since(began))
 		// An idle shard's last revision may lie before all that others keep, or before
 		// what they have written since: it is no instant for all of them.

@@ -46,6 +46,7 @@ func (tx *Tx) holdBack(took time.Duration) txHold {
 	for _, sh := range slices.SortedFunc(maps.Keys(reqs), func(a, b *shard) int { return cmp.Compare(a.id, b.id) }) {
 		req := reqs[sh]
 		req.Hold, req.Exclusive, req.Patient, req.Since, req.ForMs = h.number, true, true, tx.since, milli
+		h.shards = append(h.shards, sh) // it may be held though the answer is lost
 		locked := false
 		err := c.newRetry(tx.ctx).onLeader(0, sh, func(ctx context.Context, at target) error {
 			req.Header = at.header
@@ -64,9 +65,20 @@ func (tx *Tx) holdBack(took time.Duration) txHold {
 			h.release(tx.ctx, c)
 			return txHold{}
 		}
-		h.shards = append(h.shards, sh)
 	}
 	return h
+}
+
+// ended ends what is left of a hold whose transaction has been committed: where that had
+// no part.
+func (h *txHold) ended(tx *Tx) {
+	t := tx.client.table.Load()
+	if h.number == 0 || t == nil {
+		return
+	}
+	parts := tx.holdRequests(t)
+	left := txHold{number: h.number, shards: slices.DeleteFunc(slices.Clone(h.shards), func(sh *shard) bool { return parts[sh] != nil })}
+	left.release(tx.ctx, tx.client)
 }
 
 // release ends a hold.

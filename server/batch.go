@@ -152,7 +152,7 @@ func (b *batchStream) execute(ctx context.Context, req *kvdpb.BatchRequest) *kvd
 	if len(req.Writes) > 0 {
 		resp.Writes = make([]*kvdpb.WriteResult, len(req.Writes))
 		a := attempt{clientID: req.ClientId, acked: req.Acked, firstRev: req.FirstRev}
-		if err := b.service.write(ctx, r, a, req.Writes, resp.Writes); err != nil {
+		if err := b.service.write(ctx, r, a, req.Writes, req.Wait, resp.Writes); err != nil {
 			if len(req.Gets) == 0 {
 				return b.refused(err, r.ID())
 			}
@@ -162,7 +162,7 @@ func (b *batchStream) execute(ctx context.Context, req *kvdpb.BatchRequest) *kvd
 	var age time.Duration
 	if len(req.Gets) > 0 {
 		resp.Gets = make([]*kvdpb.GetResult, len(req.Gets))
-		if age, err = b.service.read(ctx, r, req.Gets, req.Stale, resp.Gets); err != nil {
+		if age, err = b.service.read(ctx, r, req.Gets, req.Stale, req.Wait, resp.Gets); err != nil {
 			if len(req.Writes) == 0 {
 				return b.refused(err, r.ID())
 			}

@@ -56,8 +56,12 @@ func (s *service) hold(ctx context.Context, req *kvdpb.HoldRequest) (*shard.Repl
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	since := req.Since
+	if since == 0 { // it knows of nothing yet
+		since = s.node.Clock().Now()
+	}
 	return r, r.Hold(ctx, shard.Hold{
-		Number: req.Hold, Age: fsm.Age{Revision: req.Since, ClientID: req.Hold}, Locks: all,
+		Number: req.Hold, Age: fsm.Age{Revision: since, ClientID: req.Hold}, Locks: all,
 		Patient: req.Patient, For: time.Duration(req.ForMs) * time.Millisecond,
 	})
 }

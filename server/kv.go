@@ -65,7 +65,7 @@ func (s *kvService) writeOne(ctx context.Context, h *kvdpb.Header, at *kvdpb.Att
 		ops     = [1]*kvdpb.WriteOp{op}
 		results [1]*kvdpb.WriteResult
 	)
-	if err := s.write(ctx, r, attemptOf(at), ops[:], results[:]); err != nil {
+	if err := s.write(ctx, r, attemptOf(at), ops[:], true, results[:]); err != nil {
 		return r, nil, err
 	}
 	if e := results[0].Error; e != nil {
@@ -93,7 +93,7 @@ func (s *kvService) Get(ctx context.Context, req *kvdpb.GetRequest) (*kvdpb.GetR
 		ops     = [1]*kvdpb.GetOp{req.Op}
 		results [1]*kvdpb.GetResult
 	)
-	age, err := s.read(ctx, r, ops[:], req.Stale, results[:])
+	age, err := s.read(ctx, r, ops[:], req.Stale, true, results[:])
 	if err != nil {
 		return nil, s.fail(err, r)
 	}

@@ -73,15 +73,17 @@ func (s *service) staleHeader(shardID uint32, age time.Duration) *kvdpb.Response
 }
 
 // read fills in one result for each get. The error is of all of them together.
-func (s *service) read(ctx context.Context, r *shard.Replica, ops []*kvdpb.GetOp, stale bool, results []*kvdpb.GetResult) (time.Duration, error) {
+// What a transaction is in the way of is waited for, or answered as locked.
+func (s *service) read(ctx context.Context, r *shard.Replica, ops []*kvdpb.GetOp, stale, wait bool, results []*kvdpb.GetResult) (time.Duration, error) {
 	w := wanted{stale: stale}
 	for _, op := range ops {
 		w.present = w.present || op.GetRevision() == 0
 		w.at = max(w.at, op.GetRevision())
 	}
-	alone := len(ops) == 1
-	if alone {
-		w.locks = []locks.Lock{locks.Key(ops[0].GetKey(), false)}
+	if wait {
+		for _, op := range ops {
+			w.locks = append(w.locks, locks.Key(op.GetKey(), false))
+		}
 	}
 	age, err := s.prepare(ctx, r, w)
 	if err != nil {
@@ -95,7 +97,7 @@ func (s *service) read(ctx context.Context, r *shard.Replica, ops []*kvdpb.GetOp
 			results[i].Error = overloaded("the other values fill the answer: ask again for this one").pb
 			continue
 		}
-		if !stale && !alone && r.InWay(op.GetRevision(), locks.Key(op.GetKey(), false)) {
+		if !stale && !wait && r.InWay(op.GetRevision(), locks.Key(op.GetKey(), false)) {
 			results[i].Error = locked().pb // the others do not wait for it
 			continue
 		}

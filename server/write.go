@@ -55,22 +55,23 @@ type piece struct {
 	indexes []int // of the commands in the message
 }
 
-// write proposes the writes and fills in one result for each. The error is of
-// all of them together: then results says nothing.
-func (s *service) write(ctx context.Context, r *shard.Replica, a attempt, ops []*kvdpb.WriteOp, results []*kvdpb.WriteResult) error {
+// write proposes the writes and fills in one result for each. What a transaction is in
+// the way of is waited for, or answered as locked. The error is of all of them together:
+// then results says nothing.
+func (s *service) write(ctx context.Context, r *shard.Replica, a attempt, ops []*kvdpb.WriteOp, wait bool, results []*kvdpb.WriteResult) error {
 	pieces := s.cut(r, a, ops, results)
 	switch len(pieces) {
 	case 0:
 		return nil
 	case 1:
-		return s.propose(ctx, r, pieces[0], ops, results)
+		return s.propose(ctx, r, pieces[0], ops, wait, results)
 	}
 	// At most MaxBatchBytes/groupBytes pieces, side by side: in a row, each
 	// would wait for the commit of the one before.
 	var wg sync.WaitGroup
 	for _, p := range pieces {
 		wg.Go(func() {
-			if err := s.propose(ctx, r, p, ops, results); err != nil {
+			if err := s.propose(ctx, r, p, ops, wait, results); err != nil {
 				for _, i := range p.indexes {
 					results[i] = &kvdpb.WriteResult{Error: s.apiErrorOf(err, r.ID())}
 				}
@@ -111,19 +112,28 @@ func (s *service) cut(r *shard.Replica, a attempt, ops []*kvdpb.WriteOp, results
 }
 
 // propose runs one piece and fills in its results.
-func (s *service) propose(ctx context.Context, r *shard.Replica, p piece, ops []*kvdpb.WriteOp, results []*kvdpb.WriteResult) error {
+func (s *service) propose(ctx context.Context, r *shard.Replica, p piece, ops []*kvdpb.WriteOp, wait bool, results []*kvdpb.WriteResult) error {
 	outcomes, err := r.Propose(ctx, p.group)
-	if err == nil && len(ops) == 1 && outcomes[0].Code == fsm.Blocked { // nobody else waits for the answer
-		var out *fsm.Outcome
-		if out, err = r.ProposeInTurn(ctx, p.group, 0); err == nil {
-			outcomes[0] = *out
-		}
-	}
 	if err != nil {
 		return err
 	}
+	for i := range outcomes {
+		if !wait || outcomes[i].Code != fsm.Blocked {
+			continue
+		}
+		alone := &logpb.Group{ClientId: p.group.ClientId, Acked: p.group.Acked, FirstRev: p.group.FirstRev, Commands: p.group.Commands[i : i+1]}
+		out, err := r.ProposeInTurn(ctx, alone, 0)
+		if err != nil {
+			results[p.indexes[i]] = &kvdpb.WriteResult{Error: s.apiErrorOf(err, r.ID())}
+			continue
+		}
+		outcomes[i] = *out
+	}
 	filled := make([]kvdpb.WriteResult, len(outcomes))
 	for k, i := range p.indexes {
+		if results[i] != nil {
+			continue // it has waited in vain
+		}
 		s.fillResult(r, ops[i], &outcomes[k], &filled[k])
 		results[i] = &filled[k]
 	}

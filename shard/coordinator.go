@@ -164,7 +164,10 @@ func (k *coordinator) execute(ctx context.Context, t *Txn) (*fsm.Outcome, error)
 	if age.ClientID == 0 {
 		age.Revision, age.Seq = k.r.cfg.clock.Now(), rand.Uint64()
 	}
-	if t.Since != 0 {
+	switch {
+	case t.Since != 0 && t.Hold != 0:
+		age = fsm.Age{Revision: t.Since, ClientID: t.Hold} // that of its hold
+	case t.Since != 0:
 		age.Revision = min(age.Revision, t.Since)
 	}
 	ctx, cancel := early(ctx)

@@ -39,7 +39,11 @@ func (r *Replica) Hold(ctx context.Context, h Hold) error {
 		return err
 	}
 	time.AfterFunc(min(h.For, maxHold), func() { g.latches.Release(id) })
-	return r.AwaitIntents(ctx, h.Locks, 0)
+	if err := r.AwaitIntents(ctx, h.Locks, 0); err != nil {
+		g.latches.Release(id)
+		return err
+	}
+	return nil
 }
 
 // Release ends a hold; 0 is none.

@@ -78,17 +78,19 @@ func (r *Replica) resolve(ctx context.Context, all []*logpb.Resolve, holds []uin
 		return err
 	}
 	r.cfg.step(StepResolved)
+	err = nil
 	for i := range outcomes {
 		id := fsm.TxnIDOf(all[i].Id)
 		if code := outcomes[i].Code; code != fsm.OK {
-			return fmt.Errorf("resolve transaction %s on shard %d: %s", id, r.id, code)
+			err = errors.Join(err, fmt.Errorf("resolve transaction %s on shard %d: %s", id, r.id, code))
+			continue
 		}
 		g.latches.Release(latch.ID{Txn: id})
 	}
 	for _, number := range holds {
 		g.latches.Release(latch.ID{Hold: number})
 	}
-	return nil
+	return err
 }
 
 // AwaitIntents returns when no transaction is in the way of locks any more, of those

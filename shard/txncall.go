@@ -16,16 +16,19 @@ import (
 
 const (
 	// methodShard is for a shard's leader: a peerpb.ShardRequest in, a ShardReply out.
-	// What ends transactions has a method of its own, so that it does not wait for those
-	// that wait.
-	methodShard    uint8 = 4
-	methodShardEnd uint8 = 5
+	// What ends transactions, and what they have to tell, has methods of its own, so that
+	// it does not wait for those that wait.
+	methodShard       uint8 = 4
+	methodShardEnd    uint8 = 5
+	methodShardAnswer uint8 = 6
 
 	// shardCallTimeout is how long a node may take to answer before another one is
 	// asked: the same request may be made again.
 	shardCallTimeout = time.Second
-	shardCallMin     = 2 * time.Millisecond
-	shardCallMax     = 100 * time.Millisecond
+	// prepareTimeout is longer: who is asked again stands at the end of the queue.
+	prepareTimeout = 5 * time.Second
+	shardCallMin   = 2 * time.Millisecond
+	shardCallMax   = 100 * time.Millisecond
 )
 
 // Answerer makes what Node.Answer asks a shard's leader for.
@@ -63,15 +66,19 @@ func (c *caller) call(ctx context.Context, shard uint32, req *peerpb.ShardReques
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
-	method := methodShard
+	method, most := methodShard, shardCallTimeout
 	switch req.What.(type) {
+	case *peerpb.ShardRequest_Prepare:
+		most = prepareTimeout
+	case *peerpb.ShardRequest_Answer:
+		method = methodShardAnswer
 	case *peerpb.ShardRequest_Resolve, *peerpb.ShardRequest_Inquire:
 		method = methodShardEnd
 	}
 	pause := shardCallMin
 	for tries := 0; ; tries++ {
 		node := c.leader(shard, tries)
-		reply, err := c.ask(ctx, node, method, body)
+		reply, err := c.ask(ctx, node, method, most, body)
 		switch {
 		case err == nil && !reply.NotLeader:
 			c.note(shard, node)
@@ -95,8 +102,8 @@ func (c *caller) call(ctx context.Context, shard uint32, req *peerpb.ShardReques
 	}
 }
 
-func (c *caller) ask(ctx context.Context, node string, method uint8, body []byte) (*peerpb.ShardReply, error) {
-	ctx, cancel := context.WithTimeout(ctx, shardCallTimeout)
+func (c *caller) ask(ctx context.Context, node string, method uint8, most time.Duration, body []byte) (*peerpb.ShardReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	data, err := c.send(ctx, node, method, body)
 	if err != nil {
@@ -166,7 +173,7 @@ func (c *caller) note(shard uint32, leader string) {
 	}
 }
 
-// serve answers methodShard and methodShardEnd.
+// serve answers methodShard and its like.
 func (c *caller) serve(ctx context.Context, _ string, body []byte) ([]byte, error) {
 	req := new(peerpb.ShardRequest)
 	if err := req.UnmarshalVT(body); err != nil {

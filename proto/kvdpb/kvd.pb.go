@@ -126,8 +126,8 @@ const (
 	Reason_REASON_INTERNAL Reason = 23
 	// The ranges of a transaction have too many keys; nothing was done.
 	Reason_REASON_TOO_MANY_KEYS Reason = 24
-	// A prepared transaction is in the way; nothing was done. An operation that is alone
-	// in its message waits for the end of that instead.
+	// A prepared transaction is in the way; nothing was done. Calls of their own, and
+	// messages that say so, wait for the end of that first.
 	Reason_REASON_LOCKED Reason = 25
 )
 
@@ -984,7 +984,10 @@ type BatchRequest struct {
 	Writes   []*WriteOp `protobuf:"bytes,7,rep,name=writes,proto3" json:"writes,omitempty"`
 	Gets     []*GetOp   `protobuf:"bytes,8,rep,name=gets,proto3" json:"gets,omitempty"`
 	// Gets may be answered from a stale replica.
-	Stale         bool `protobuf:"varint,9,opt,name=stale,proto3" json:"stale,omitempty"`
+	Stale bool `protobuf:"varint,9,opt,name=stale,proto3" json:"stale,omitempty"`
+	// An operation that a transaction is in the way of waits for its end; else it is
+	// answered as LOCKED at once. The others of the message wait with it.
+	Wait          bool `protobuf:"varint,10,opt,name=wait,proto3" json:"wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1078,6 +1081,13 @@ func (x *BatchRequest) GetGets() []*GetOp {
 func (x *BatchRequest) GetStale() bool {
 	if x != nil {
 		return x.Stale
+	}
+	return false
+}
+
+func (x *BatchRequest) GetWait() bool {
+	if x != nil {
+		return x.Wait
 	}
 	return false
 }
@@ -5616,7 +5626,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\v2\r.kvd.v1.ErrorR\x05error\"R\n" +
 	"\tGetResult\x12 \n" +
 	"\x02kv\x18\x01 \x01(\v2\x10.kvd.v1.KeyValueR\x02kv\x12#\n" +
-	"\x05error\x18\x02 \x01(\v2\r.kvd.v1.ErrorR\x05error\"\x97\x02\n" +
+	"\x05error\x18\x02 \x01(\v2\r.kvd.v1.ErrorR\x05error\"\xab\x02\n" +
 	"\fBatchRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12&\n" +
 	"\x06header\x18\x02 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x1d\n" +
@@ -5627,7 +5637,9 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\tfirst_rev\x18\x06 \x01(\x04R\bfirstRev\x12'\n" +
 	"\x06writes\x18\a \x03(\v2\x0f.kvd.v1.WriteOpR\x06writes\x12!\n" +
 	"\x04gets\x18\b \x03(\v2\r.kvd.v1.GetOpR\x04gets\x12\x14\n" +
-	"\x05stale\x18\t \x01(\bR\x05stale\"\xc8\x01\n" +
+	"\x05stale\x18\t \x01(\bR\x05stale\x12\x12\n" +
+	"\x04wait\x18\n" +
+	" \x01(\bR\x04wait\"\xc8\x01\n" +
 	"\rBatchResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x06header\x18\x02 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12#\n" +

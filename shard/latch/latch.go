@@ -155,16 +155,15 @@ func (t *Table) enter(q Request) (*latch, error) {
 		return nil, ErrFull
 	}
 	l := newLatch(q)
-	own, after := t.all[ID{Hold: q.Pass}], make(map[*latch]bool)
-	if own != nil && own.ahead == 0 {
-		for _, other := range own.behind {
-			after[other] = t.all[other.ID] == other
-		}
-	}
+	own := t.all[ID{Hold: q.Pass}]
+	after := t.behind(own) // whether it waits for this one from now on
 	inWay := make(map[*latch]bool)
 	for _, lock := range q.Locks {
 		if !t.locks.Holders(lock, func(other *latch) bool {
-			if other == own || after[other] {
+			if _, later := after[other]; later || other == own {
+				if later {
+					after[other] = true
+				}
 				return true
 			}
 			inWay[other] = true
@@ -173,8 +172,8 @@ func (t *Table) enter(q Request) (*latch, error) {
 			return nil, ErrDied
 		}
 	}
-	for other, there := range after {
-		if there { // it waits for the hold, and now for who has that
+	for other, meets := range after {
+		if meets {
 			other.ahead++
 			l.behind = append(l.behind, other)
 		}
@@ -190,6 +189,27 @@ func (t *Table) enter(q Request) (*latch, error) {
 	}
 	t.add(l)
 	return l, nil
+}
+
+// behind returns those who wait for a hold that has got its turn: directly, which are
+// marked, or for one who does. The caller holds mu.
+func (t *Table) behind(hold *latch) map[*latch]bool {
+	if hold == nil || hold.ahead > 0 {
+		return nil
+	}
+	all := make(map[*latch]bool)
+	for queue, direct := hold.behind, true; len(queue) > 0; direct = false {
+		var next []*latch
+		for _, l := range queue {
+			if _, known := all[l]; known || t.all[l.ID] != l {
+				continue
+			}
+			all[l] = direct
+			next = append(next, l.behind...)
+		}
+		queue = next
+	}
+	return all
 }
 
 // Held tells whether a hold is in the way of locks, other than the one of a number.
