@@ -17,10 +17,10 @@ const MaxTxnKeys = 10_000
 
 // View is what compares are judged by: the state at one instant.
 type View interface {
-	// Get returns the live version of a key.
-	Get(key []byte) (store.Version, bool, error)
-	// Look is Get, perhaps without the value.
+	// Look returns the live version of a key, perhaps without its value.
 	Look(key []byte) (store.Version, bool, error)
+	// CompareValue compares the value of a key with another one.
+	CompareValue(key, value []byte) (order int, found bool, err error)
 	// Versions returns up to limit live versions of [start, end), without their
 	// values, and whether there are more. An empty end is the end of the key space.
 	Versions(start, end []byte, limit int) ([]store.Version, bool, error)
@@ -47,21 +47,16 @@ func Holds(v View, owns func(uint16) bool, compares []*logpb.Compare, left *int)
 
 // holds judges the compare of a key.
 func holds(v View, c *logpb.Compare) (bool, error) {
-	get := v.Look
-	if _, ok := c.Target.(*logpb.Compare_Value); ok {
-		get = v.Get
+	if t, ok := c.Target.(*logpb.Compare_Value); ok {
+		order, found, err := v.CompareValue(c.Key, t.Value)
+		return found && related(order, c.Relation), err
 	}
-	have, found, err := get(c.Key)
+	have, _, err := v.Look(c.Key)
 	if err != nil {
 		return false, err
 	}
 	order := 0
 	switch t := c.Target.(type) {
-	case *logpb.Compare_Value:
-		if !found {
-			return false, nil
-		}
-		order = bytes.Compare(have.Value, t.Value)
 	case *logpb.Compare_Version:
 		order = cmp.Compare(have.Version, t.Version)
 	case *logpb.Compare_CreateRevision:
@@ -71,15 +66,20 @@ func holds(v View, c *logpb.Compare) (bool, error) {
 	case *logpb.Compare_Lease:
 		order = cmp.Compare(have.Lease, t.Lease)
 	}
-	switch c.Relation {
+	return related(order, c.Relation), nil
+}
+
+// related tells whether an order is what a relation says.
+func related(order int, r logpb.Relation) bool {
+	switch r {
 	case logpb.Relation_RELATION_NOT_EQUAL:
-		return order != 0, nil
+		return order != 0
 	case logpb.Relation_RELATION_LESS:
-		return order < 0, nil
+		return order < 0
 	case logpb.Relation_RELATION_GREATER:
-		return order > 0, nil
+		return order > 0
 	}
-	return order == 0, nil
+	return order == 0
 }
 
 // unchanged judges the compare of a range.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -132,9 +133,12 @@ type storeView struct {
 	at  uint64
 }
 
-func (v storeView) Get(key []byte) (store.Version, bool, error) { return v.st.Get(key, v.at) }
+func (v storeView) Look(key []byte) (store.Version, bool, error) { return v.st.Get(key, v.at) }
 
-func (v storeView) Look(key []byte) (store.Version, bool, error) { return v.Get(key) }
+func (v storeView) CompareValue(key, value []byte) (order int, found bool, err error) {
+	have, found, err := v.Look(key)
+	return bytes.Compare(have.Value, value), found, err
+}
 
 func (v storeView) Versions(start, end []byte, limit int) (all []store.Version, more bool, err error) {
 	for {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -71,18 +72,10 @@ func (b *Batch) write(e *entry, hash uint64, key []byte, v version) {
 	b.view.active.write(e, hash, key, v)
 }
 
-// Get returns the live version of key, the batch's own writes included.
-func (b *Batch) Get(key []byte) (Version, bool, error) {
-	rec, ok, _, err := b.latest(key, b.hash(key), true)
-	if err != nil || !ok {
-		return Version{}, false, err
-	}
-	return rec.version(key), true, nil
-}
-
-// Look is Get without the value, whose size it does not depend on.
+// Look returns the live version of key without its value, the batch's own writes
+// included.
 func (b *Batch) Look(key []byte) (Version, bool, error) {
-	rec, ok, _, err := b.latest(key, b.hash(key), false)
+	rec, ok, _, err := b.latest(key, b.hash(key))
 	if err != nil || !ok {
 		return Version{}, false, err
 	}
@@ -91,12 +84,30 @@ func (b *Batch) Look(key []byte) (Version, bool, error) {
 	return v, true, nil
 }
 
+// CompareValue compares the value of key with another one, byte by byte; found: there is
+// the key. It copies neither.
+func (b *Batch) CompareValue(key, value []byte) (order int, found bool, err error) {
+	rec, found, _, err := b.latest(key, b.hash(key))
+	if err != nil || !found {
+		return 0, false, err
+	}
+	// It may lie in the file, whose pages can fail to be read.
+	err = guard(func() error {
+		order = bytes.Compare(rec.value, value)
+		return nil
+	})
+	if err != nil {
+		b.err = b.store.fail(err)
+		return 0, false, b.err
+	}
+	return order, true, nil
+}
+
 func (b *Batch) hash(key []byte) uint64 { return maphash.Bytes(b.store.seed, key) }
 
-// latest returns the live record of key and its entry in the active memtable.
-// The value is nil, though its length is right, unless value is set: see
-// record.value of file reads.
-func (b *Batch) latest(key []byte, hash uint64, value bool) (record, bool, *entry, error) {
+// latest returns the live record of key and its entry in the active memtable. The value
+// may alias the file's map, which can fail to be read, and is good until the batch ends.
+func (b *Batch) latest(key []byte, hash uint64) (record, bool, *entry, error) {
 	if b.err != nil {
 		return record{}, false, nil, b.err
 	}
@@ -112,7 +123,7 @@ func (b *Batch) latest(key []byte, hash uint64, value bool) (record, bool, *entr
 		}
 	}
 	b.prefetch.lookups++
-	rec, ok, err := b.fromFile(key, value)
+	rec, ok, err := b.fromFile(key)
 	if err != nil {
 		b.err = b.store.fail(err)
 		return record{}, false, nil, b.err
@@ -120,19 +131,14 @@ func (b *Batch) latest(key []byte, hash uint64, value bool) (record, bool, *entr
 	return rec, ok, nil, nil
 }
 
-// fromFile reads key from `cur`. Without copyValue the value aliases the map
-// and is good until the batch ends.
-func (b *Batch) fromFile(key []byte, copyValue bool) (rec record, ok bool, err error) {
+// fromFile reads key from `cur`; see latest for the value.
+func (b *Batch) fromFile(key []byte) (rec record, ok bool, err error) {
 	r, err := b.fileReader()
 	if err != nil {
 		return record{}, false, err
 	}
 	defer recoverFault(&err, debug.SetPanicOnFault(true))
-	rec, ok, err = r.live(key)
-	if copyValue && ok {
-		rec.value = append([]byte{}, rec.value...)
-	}
-	return rec, ok, err
+	return r.live(key)
 }
 
 // fileReader returns the write side's own reader, which is kept from batch to
@@ -172,7 +178,7 @@ func (s *Store) dropReader() {
 // version that it supersedes, without its value. Key and value are retained.
 func (b *Batch) Put(rev uint64, key, value []byte, lease uint64) (prev Version, existed bool, err error) {
 	hash := b.hash(key)
-	old, existed, e, err := b.latest(key, hash, false)
+	old, existed, e, err := b.latest(key, hash)
 	if err != nil {
 		return Version{}, false, err
 	}
@@ -203,7 +209,7 @@ func (b *Batch) Put(rev uint64, key, value []byte, lease uint64) (prev Version, 
 // its value. If there is none, nothing is written.
 func (b *Batch) Delete(rev uint64, key []byte) (prev Version, existed bool, err error) {
 	hash := b.hash(key)
-	old, existed, e, err := b.latest(key, hash, false)
+	old, existed, e, err := b.latest(key, hash)
 	if err != nil || !existed {
 		return Version{}, false, err
 	}

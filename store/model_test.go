@@ -187,10 +187,17 @@ func (w *writer) op(t testing.TB, b *Batch, rev uint64) {
 		}
 	}
 	if b != nil && rng.IntN(4) == 0 {
-		got, ok, err := b.Get(key)
+		got, ok, err := b.Look(key)
 		want, exists := m.at(string(key), latest)
-		if err != nil || ok != exists || ok && !sameVersion(got, want) {
-			t.Fatalf("batch Get(%x) = %+v, %v, %v; want %+v, %v", key, got, ok, err, want, exists)
+		order, found, compareErr := b.CompareValue(key, want.Value)
+		if err == nil && ok && order == 0 {
+			got.Value = want.Value
+		}
+		if err != nil || compareErr != nil || ok != exists || found != exists || ok && !sameVersion(got, want) {
+			t.Fatalf("batch Look(%x) = %+v, %v, %v; want %+v, %v; the values compare as %d, %v", key, got, ok, err, want, exists, order, compareErr)
+		}
+		if order, found, err := b.CompareValue(key, append(bytes.Clone(want.Value), 0)); err != nil || found && order >= 0 {
+			t.Fatalf("batch CompareValue(%x) with a longer one is %d, %v", key, order, err)
 		}
 	} else if b == nil {
 		rng.IntN(4)
