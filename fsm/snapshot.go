@@ -93,11 +93,20 @@ func (f *FSM) install(r *received) error {
 	if install == nil {
 		return fmt.Errorf("install snapshot %d: %w", r.meta.Index, ErrNoSnapshot)
 	}
-	f.intents.freeze() // the store tells of the new state before it is loaded here
-	defer f.intents.thaw()
-	if err := f.store.Install(install); err != nil {
+	frozen := false
+	defer func() {
+		if frozen {
+			f.intents.thaw()
+		}
+	}()
+	// The store tells of the new state before it is loaded here.
+	swapping := func() { f.intents.freeze(); frozen = true }
+	if err := f.store.Install(install, swapping); err != nil {
 		f.fail(fmt.Errorf("install snapshot %d: %w", r.meta.Index, err))
 		return f.failed
+	}
+	if !frozen {
+		return nil // it was not ahead after all
 	}
 	f.load()
 	if have := f.store.AppliedIndex(); have != r.meta.Index {

@@ -183,7 +183,7 @@ func (c *crashStore) installFrom(source *crashStore) error {
 	if err := i.Finish(context.Background()); err != nil {
 		return err
 	}
-	if err := c.Install(i); err != nil {
+	if err := c.Install(i, nil); err != nil {
 		return err
 	}
 	if c.AppliedIndex() < i.Meta().Index {

@@ -207,7 +207,7 @@ func FuzzInstall(f *testing.F) {
 			}
 			return
 		}
-		if i.Meta().Index == 0 || s.Install(i) != nil {
+		if i.Meta().Index == 0 || s.Install(i, nil) != nil {
 			return
 		}
 		o := RangeOptions{}

@@ -134,8 +134,9 @@ func (s *Store) inspect(ctx context.Context, path string) (meta SnapshotMeta, er
 
 // Install replaces the store's file and all of its state by a finished
 // install. Part of the write side, outside of batches. A snapshot that is not
-// ahead of what has been applied is dropped: the store has all that is in it.
-func (s *Store) Install(i *Install) error {
+// ahead of what has been applied is dropped: the store has all that is in it. swapping,
+// if not nil, is called before readers see anything of the new state.
+func (s *Store) Install(i *Install, swapping func()) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
@@ -166,6 +167,9 @@ func (s *Store) Install(i *Install) error {
 	i.settled()
 	s.config.step("install:placed")
 	old := s.view.Load()
+	if swapping != nil {
+		swapping()
+	}
 	if err := s.swapState(f); err != nil {
 		replaced.keep()
 		return s.fail(fmt.Errorf("install: %w", err))

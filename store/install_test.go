@@ -49,7 +49,7 @@ func TestInstallEndsWithContext(t *testing.T) {
 	if ctx.looks != pages+1 {
 		t.Errorf("the context was looked at %d times, and ended after %d", ctx.looks, pages)
 	}
-	if err := s.Install(i); !errors.Is(err, ErrAborted) {
+	if err := s.Install(i, nil); !errors.Is(err, ErrAborted) {
 		t.Errorf("install of what was not checked: %v", err)
 	}
 	if err := s.Err(); err != nil {
@@ -67,7 +67,7 @@ func TestInstallEndsWithContext(t *testing.T) {
 	if err := i.Finish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Install(i); err != nil {
+	if err := s.Install(i, nil); err != nil {
 		t.Fatal(err)
 	}
 	w.checkState(t, s)

@@ -315,7 +315,7 @@ func TestInstallEndsRewrite(t *testing.T) {
 		cfg.Budget.rewrite <- struct{}{}
 		synctest.Wait()
 		before := time.Now()
-		if err := s.Install(i); err != nil {
+		if err := s.Install(i, nil); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(before); took > 2*worked || swapped {
