@@ -63,6 +63,10 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 		}
 		// Others have been faster: they are kept away from what this one needs.
 		hold.release(ctx, c)
+		if since == 0 { // it was the client's first look
+			since = c.revision.Load()
+			tx.since = since
+		}
 		hold = tx.holdBack(time.Since(began))
 		// An idle shard's last revision may lie before all that others keep, or before
 		// what they have written since: it is no instant for all of them.

@@ -32,8 +32,8 @@ type txHold struct {
 
 // holdBack keeps others away from all that this attempt has read and would write, in
 // one shard after the other, in the order of their ids, as all do: so it may wait for
-// whomever. (A transaction without a hold, which takes its turns in no order, may be
-// waited for in vain; that ends with the hold.) If it cannot, there is no hold.
+// whomever, and transactions without a hold do not wait for it. If it cannot, there is
+// no hold.
 func (tx *Tx) holdBack(took time.Duration) txHold {
 	c := tx.client
 	t := c.table.Load()

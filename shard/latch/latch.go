@@ -10,6 +10,11 @@
 // whomever: it counts as old as the oldest of those that it waits for, so that who
 // waits for it could as well wait for them.
 //
+// Holds are patient, too, though they span shards, for they are taken in the order of
+// the shards' ids. That holds among themselves; a transaction takes its turns in no
+// order. So it never waits for a hold, nor for who waits for one: it dies, however old
+// it is. Holds may wait for it, then.
+//
 // Latches decide nothing: what was prepared is in the log, and the state machine
 // refuses what meets it.
 package latch
@@ -30,8 +35,8 @@ import (
 const maxLatches = 16 << 10
 
 var (
-	// ErrDied says that an older transaction is in the way.
-	ErrDied = errors.New("an older transaction is in the way")
+	// ErrDied says that an older transaction or a hold is in the way.
+	ErrDied = errors.New("an older transaction or a hold is in the way")
 	// ErrFull says that the table has no room.
 	ErrFull = errors.New("too many transactions wait")
 	// ErrClosed says that the table's shard is led by another node now.
@@ -73,13 +78,14 @@ type latch struct {
 	Request
 	shared  int           // by how many calls of Acquire
 	ahead   int           // how many it waits for
+	held    bool          // it is a hold, or waits for one, or did
 	behind  []*latch      // those that wait for it
 	granted chan struct{} // closed when it waits for nothing
 	over    chan struct{} // closed when it has been released
 }
 
 func newLatch(q Request) *latch {
-	return &latch{Request: q, shared: 1, granted: make(chan struct{}), over: make(chan struct{})}
+	return &latch{Request: q, shared: 1, held: q.ID.Hold != 0, granted: make(chan struct{}), over: make(chan struct{})}
 }
 
 // New returns an empty table.
@@ -167,7 +173,7 @@ func (t *Table) enter(q Request) (*latch, error) {
 				return true
 			}
 			inWay[other] = true
-			return q.Patient || q.Age.Older(other.Age)
+			return q.Patient || q.Age.Older(other.Age) && !other.held
 		}) {
 			return nil, ErrDied
 		}
@@ -180,6 +186,7 @@ func (t *Table) enter(q Request) (*latch, error) {
 	}
 	for other := range inWay {
 		other.behind = append(other.behind, l)
+		l.held = l.held || other.held
 		if other.Age.Older(l.Age) { // it is patient
 			l.Age = other.Age
 		}

@@ -179,12 +179,28 @@ func serve(tables []*Table, rng *rand.Rand, age uint64) error {
 		defer table.Release(q.ID)
 		return table.Acquire(ctx, q)
 	}
+	hold := ID{}
+	wants := make([]Request, len(tables))
+	for i := range tables {
+		wants[i] = want()
+	}
+	if rng.IntN(3) == 0 { // a transaction that holds all that it needs before it begins
+		hold.Hold = age
+		for i, table := range tables {
+			q := wants[i]
+			q.ID, q.Patient = hold, true
+			defer table.Release(hold)
+			if err := table.Acquire(ctx, q); err != nil {
+				return err
+			}
+		}
+	}
 	for attempt := uint64(1); ; attempt++ {
 		id := ID{Txn: fsm.TxnID{Seq: age, Term: attempt}}
 		var err error
 		for _, i := range rng.Perm(len(tables)) {
-			q := want()
-			q.ID = id
+			q := wants[i]
+			q.ID, q.Pass = id, hold.Hold
 			defer tables[i].Release(id)
 			if err = tables[i].Acquire(ctx, q); err != nil {
 				break
@@ -195,6 +211,9 @@ func serve(tables []*Table, rng *rand.Rand, age uint64) error {
 		}
 		if !errors.Is(err, ErrDied) {
 			return err
+		}
+		if hold.Hold != 0 {
+			return fmt.Errorf("with a hold: %w", err)
 		}
 		time.Sleep(time.Duration(rng.IntN(200)) * time.Microsecond)
 	}

@@ -75,7 +75,7 @@ func TestLongAmongShort(t *testing.T) {
 			}
 		})
 		long := c.Connect("long", client.Config{})
-		const rounds, most = 10, 10 * time.Second
+		const rounds, most = 10, 2 * time.Second
 		var slowest time.Duration
 		for range rounds {
 			began := time.Now()
