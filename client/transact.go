@@ -56,7 +56,7 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 				return 0, &Error{Op: "transact", Err: err}
 			}
 			if !tx.conflict {
-				hold.ended(tx)
+				hold.ended(ctx, c, tx.needs())
 				hold = txHold{}
 				return revision, nil
 			}
@@ -65,9 +65,8 @@ func (c *Client) Transact(ctx context.Context, fn func(tx *Tx) error) (uint64, e
 		hold.release(ctx, c)
 		if since == 0 { // it was the client's first look
 			since = c.revision.Load()
-			tx.since = since
 		}
-		hold = tx.holdBack(time.Since(began))
+		hold = c.holdBack(ctx, tx.needs(), since, time.Since(began))
 		// An idle shard's last revision may lie before all that others keep, or before
 		// what they have written since: it is no instant for all of them.
 		if at = max(tx.present, hold.present); at != 0 {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"maps"
@@ -30,25 +31,25 @@ type txHold struct {
 	present uint64 // nothing above it has been written
 }
 
-// holdBack keeps others away from all that this attempt has read and would write, in
+// holdBack keeps others away from all that an attempt has read and would write, in
 // one shard after the other, in the order of their ids, as all do: so it may wait for
 // whomever, and transactions without a hold do not wait for it. If it cannot, there is
-// no hold.
-func (tx *Tx) holdBack(took time.Duration) txHold {
-	c := tx.client
+// no hold. since is the revision known when the first attempt began, took how long the
+// last one has taken.
+func (c *Client) holdBack(ctx context.Context, needs []span, since uint64, took time.Duration) txHold {
 	t := c.table.Load()
-	if t == nil || tx.ctx.Err() != nil {
+	if t == nil || ctx.Err() != nil {
 		return txHold{}
 	}
-	reqs := tx.holdRequests(t)
+	reqs := t.holdRequests(needs)
 	h := txHold{number: rand.Uint64() | 1}
 	milli := uint32(min(max(txHoldFactor*took, minTxHold), maxTxHold).Milliseconds())
 	for _, sh := range slices.SortedFunc(maps.Keys(reqs), func(a, b *shard) int { return cmp.Compare(a.id, b.id) }) {
 		req := reqs[sh]
-		req.Hold, req.Exclusive, req.Patient, req.Since, req.ForMs = h.number, true, true, tx.since, milli
+		req.Hold, req.Exclusive, req.Patient, req.Since, req.ForMs = h.number, true, true, since, milli
 		h.shards = append(h.shards, sh) // it may be held though the answer is lost
 		locked := false
-		err := c.newRetry(tx.ctx).onLeader(0, sh, func(ctx context.Context, at target) error {
+		err := c.newRetry(ctx).onLeader(0, sh, func(ctx context.Context, at target) error {
 			req.Header = at.header
 			resp, err := at.kv.Hold(ctx, req)
 			if detail, _ := fromStatus(err); detail.GetReason() == kvdpb.Reason_REASON_LOCKED {
@@ -62,23 +63,23 @@ func (tx *Tx) holdBack(took time.Duration) txHold {
 			return err
 		})
 		if err != nil || locked {
-			h.release(tx.ctx, c)
+			h.release(ctx, c)
 			return txHold{}
 		}
 	}
 	return h
 }
 
-// ended ends what is left of a hold whose transaction has been committed: where that had
+// ended ends what is left of a hold whose transaction has been executed: where that had
 // no part.
-func (h *txHold) ended(tx *Tx) {
-	t := tx.client.table.Load()
+func (h *txHold) ended(ctx context.Context, c *Client, needs []span) {
+	t := c.table.Load()
 	if h.number == 0 || t == nil {
 		return
 	}
-	parts := tx.holdRequests(t)
+	parts := t.holdRequests(needs)
 	left := txHold{number: h.number, shards: slices.DeleteFunc(slices.Clone(h.shards), func(sh *shard) bool { return parts[sh] != nil })}
-	left.release(tx.ctx, tx.client)
+	left.release(ctx, c)
 }
 
 // release ends a hold.
@@ -97,43 +98,56 @@ func (h *txHold) release(ctx context.Context, c *Client) {
 }
 
 // holdRequests returns what is to be held in each shard.
-func (tx *Tx) holdRequests(t *table) map[*shard]*kvdpb.HoldRequest {
+func (t *table) holdRequests(needs []span) map[*shard]*kvdpb.HoldRequest {
 	reqs := make(map[*shard]*kvdpb.HoldRequest)
-	of := func(sh *shard) *kvdpb.HoldRequest {
-		req := reqs[sh]
-		if req == nil {
-			req = &kvdpb.HoldRequest{}
-			reqs[sh] = req
-		}
-		return req
-	}
-	key := func(key string) {
-		sp := spanOf([]byte(key))
-		if sh := t.bySlot[sp.slot]; sh != nil {
-			req := of(sh)
-			req.Keys = append(req.Keys, sp.start)
-		}
-	}
-	for k := range tx.gets {
-		key(k)
-	}
-	for k := range tx.writes {
-		if _, ok := tx.gets[k]; !ok {
-			key(k)
-		}
-	}
-	for _, r := range tx.ranges {
-		if r.span.empty() {
-			continue
-		}
+	for _, sp := range needs {
 		shards := t.owning
-		if r.span.oneSlot && t.bySlot[r.span.slot] != nil {
-			shards = []*shard{t.bySlot[r.span.slot]}
+		if sp.oneSlot && t.bySlot[sp.slot] != nil {
+			shards = []*shard{t.bySlot[sp.slot]}
 		}
 		for _, sh := range shards {
-			req := of(sh)
-			req.Ranges = append(req.Ranges, &kvdpb.KeyRange{Start: r.span.start, End: r.span.end})
+			req := reqs[sh]
+			if req == nil {
+				req = &kvdpb.HoldRequest{}
+				reqs[sh] = req
+			}
+			if bytes.Equal(sp.end, after(sp.start)) {
+				req.Keys = append(req.Keys, sp.start)
+			} else {
+				req.Ranges = append(req.Ranges, &kvdpb.KeyRange{Start: sp.start, End: sp.end})
+			}
 		}
 	}
 	return reqs
+}
+
+// needs returns what the attempt has read and would write.
+func (tx *Tx) needs() []span {
+	var all []span
+	for key := range tx.gets {
+		all = append(all, spanOf([]byte(key)))
+	}
+	for key := range tx.writes {
+		if _, ok := tx.gets[key]; !ok {
+			all = append(all, spanOf([]byte(key)))
+		}
+	}
+	for _, r := range tx.ranges {
+		if !r.span.empty() {
+			all = append(all, r.span)
+		}
+	}
+	return all
+}
+
+// needs returns what the transaction reads and writes, whichever branch is executed.
+func (t *Txn) needs() []span {
+	var all []span
+	for _, cmp := range t.If {
+		all = append(all, cmp.span)
+	}
+	for _, op := range slices.Concat(t.Then, t.Else) {
+		all = append(all, op.span)
+	}
+	return slices.DeleteFunc(all, span.empty)
 }

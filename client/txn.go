@@ -2,8 +2,10 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/slot"
@@ -263,11 +265,44 @@ func opRange(o rangeOptions, count bool) Op {
 // Keys may be in any shards; if all are in one, which a common {tag} brings about, it
 // takes one round instead of two. Errors: those of Put, and ErrTooManyKeys.
 func (c *Client) Txn(ctx context.Context, t Txn) (TxnResult, error) {
-	res, err := c.txn(ctx, t, &kvdpb.TxnRequest{})
+	res, err := c.txnInTurn(ctx, t)
 	if err != nil {
 		return TxnResult{}, &Error{Op: "txn", Err: err}
 	}
 	return res, nil
+}
+
+// txnInTurn executes a transaction: at once, or if others are before it, when it is its
+// turn in all of its shards.
+func (c *Client) txnInTurn(ctx context.Context, t Txn) (TxnResult, error) {
+	r := c.newRetry(ctx)
+	since, began := c.revision.Load(), time.Now()
+	res, err := c.txn(ctx, t, &kvdpb.TxnRequest{Impatient: true})
+	if !errors.Is(err, errLocked) {
+		return res, err
+	}
+	ctx, cancel := context.WithDeadline(ctx, r.deadline)
+	defer cancel()
+	needs := t.needs()
+	for errors.Is(err, errLocked) && !errors.Is(err, ErrOutcomeUnknown) {
+		r.last = err
+		if since == 0 { // it was the client's first look
+			since = c.revision.Load()
+		}
+		hold := c.holdBack(ctx, needs, since, time.Since(began))
+		if hold.number == 0 && pause(ctx, r.nextPause()) != nil || r.left() <= 0 {
+			hold.release(ctx, c)
+			return res, r.expire()
+		}
+		began = time.Now()
+		res, err = c.txn(ctx, t, &kvdpb.TxnRequest{Impatient: true, Hold: hold.number, Since: since})
+		if err == nil {
+			hold.ended(ctx, c, needs)
+		} else {
+			hold.release(ctx, c)
+		}
+	}
+	return res, err
 }
 
 // txn executes a transaction by a request that lacks it.

@@ -132,3 +132,44 @@ func TestHotKey(t *testing.T) {
 		}
 	})
 }
+
+// TestTxnAmongTransacts: a transaction that is sent as one request gets its turn among
+// those that read first, and hold what they have read.
+func TestTxnAmongTransacts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := Start(t, Config{Shards: 3, Latency: time.Millisecond})
+		defer c.Close()
+		c.WaitReady(recoverWait, c.Names()...)
+		time.Sleep(10 * time.Second) // leaders spread in it
+		keys := []string{"hot0", "hot1", "hot2", "hot3"}
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		defer func() { cancel(); all.Wait() }()
+		for i := range 12 {
+			cl := c.Connect(fmt.Sprint("transact", i), client.Config{})
+			all.Go(func() {
+				for ctx.Err() == nil {
+					if err := increment(ctx, cl, 0, keys...); err != nil && ctx.Err() == nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		cl := c.Connect("txn", client.Config{})
+		const rounds, most = 10, 2 * time.Second
+		var slowest time.Duration
+		for range rounds {
+			began := time.Now()
+			var puts []client.Op
+			for i := range keys {
+				puts = append(puts, client.OpPut(fmt.Sprint("hot", len(keys)-1-i), nil))
+			}
+			if _, err := cl.Txn(within(t, most), client.Txn{Then: puts}); err != nil {
+				t.Fatal(err)
+			}
+			slowest = max(slowest, time.Since(began))
+		}
+		t.Logf("the longest took %v", slowest)
+	})
+}
