@@ -134,7 +134,7 @@ func (w *Bank) read(ctx context.Context, cl *client.Client, rng *rand.Rand) (his
 			all = append(all, kv)
 		}
 	case 1:
-		call, how = history.CallTxn, "a transaction"
+		how = "a transaction" // that only reads
 		_, err = cl.Transact(ctx, func(tx *client.Tx) error {
 			all = all[:0]
 			for kv, err := range tx.Range(client.Prefix(bankPrefix)) {
