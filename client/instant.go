@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
@@ -80,12 +81,12 @@ func (c *Client) oneInstant(ctx context.Context, rd reading) error {
 	}
 }
 
-// hold has all shards hold writes back, since the revision known at first; present is at or above all that have been
+// hold has all shards hold writes back, in the order of their ids, as all holds are
+// taken; since is the revision known at first, present at or above all that have been
 // made.
 func (c *Client) hold(ctx context.Context, rd *reading, number, since uint64) (present uint64, err error) {
-	var mu sync.Mutex // guards present
-	err = onShards(rd.shards, func(sh *shard, _ func() bool) error {
-		return c.askLeader(ctx, sh, func(ctx context.Context, t target) (*kvdpb.ResponseHeader, error) {
+	for _, sh := range slices.SortedFunc(slices.Values(rd.shards), byID) {
+		err := c.askLeader(ctx, sh, func(ctx context.Context, t target) (*kvdpb.ResponseHeader, error) {
 			req := &kvdpb.HoldRequest{Header: t.header, Hold: number, Since: since, ForMs: holdMilli, Patient: true}
 			if what := rd.what(sh); len(what.Keys) > 0 {
 				req.Keys = what.Keys
@@ -93,13 +94,14 @@ func (c *Client) hold(ctx context.Context, rd *reading, number, since uint64) (p
 				req.Ranges = []*kvdpb.KeyRange{{Start: what.Start, End: what.End}}
 			}
 			resp, err := t.kv.Hold(ctx, req)
-			mu.Lock()
-			defer mu.Unlock()
 			present = max(present, resp.GetPresent())
 			return resp.GetHeader(), err
 		})
-	})
-	return present, err
+		if err != nil {
+			return present, err
+		}
+	}
+	return present, nil
 }
 
 // confirm asks all shards whether what was read has changed since; present is at or

@@ -44,7 +44,7 @@ func (c *Client) holdBack(ctx context.Context, needs []span, since uint64, took 
 	reqs := t.holdRequests(needs)
 	h := txHold{number: rand.Uint64() | 1}
 	milli := uint32(min(max(txHoldFactor*took, minTxHold), maxTxHold).Milliseconds())
-	for _, sh := range slices.SortedFunc(maps.Keys(reqs), func(a, b *shard) int { return cmp.Compare(a.id, b.id) }) {
+	for _, sh := range slices.SortedFunc(maps.Keys(reqs), byID) {
 		req := reqs[sh]
 		req.Hold, req.Exclusive, req.Patient, req.Since, req.ForMs = h.number, true, true, since, milli
 		h.shards = append(h.shards, sh) // it may be held though the answer is lost
@@ -69,6 +69,9 @@ func (c *Client) holdBack(ctx context.Context, needs []span, since uint64, took 
 	}
 	return h
 }
+
+// byID orders shards: all holds are taken so.
+func byID(a, b *shard) int { return cmp.Compare(a.id, b.id) }
 
 // ended ends what is left of a hold whose transaction has been executed: where that had
 // no part.

@@ -21,8 +21,8 @@ type Hold struct {
 	Number uint64 // drawn by who asks
 	Age    fsm.Age
 	Locks  []locks.Lock // what is to be left alone: by who writes, or, if it says Write, by all
-	// Patient: nothing else is held, anywhere, and so it may wait for whomever. Else it
-	// gives up where an older one is in the way.
+	// Patient: it waits for whomever, since who asks holds something only in shards of
+	// lower ids. Else it gives up where an older one is in the way.
 	Patient bool
 	For     time.Duration // it ends by itself after that; at most 2 s
 }

@@ -3203,7 +3203,7 @@ type HoldRequest struct {
 	Ranges []*KeyRange `protobuf:"bytes,4,rep,name=ranges,proto3" json:"ranges,omitempty"`
 	// Nobody else is to hold it either, not even to read.
 	Exclusive bool `protobuf:"varint,5,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
-	// Nothing else is held: it may wait for whomever.
+	// Nothing is held in shards of higher ids: it may wait for whomever.
 	Patient bool `protobuf:"varint,6,opt,name=patient,proto3" json:"patient,omitempty"`
 	// The revision known when the first attempt was made: older ones go first.
 	Since uint64 `protobuf:"varint,7,opt,name=since,proto3" json:"since,omitempty"`
