@@ -13,6 +13,7 @@ type opKind uint8
 const (
 	opPut opKind = iota
 	opDelete
+	opTxn
 	opGet
 )
 
@@ -35,6 +36,7 @@ type call struct {
 	kind  opKind
 	stale bool
 	alone bool // it goes in a message of its own
+	long  bool // it may take longer than others: a transaction that is to wait for its turn
 	// impatient: it does not wait for a transaction that is in the way.
 	impatient bool
 	slot      uint16
@@ -47,6 +49,7 @@ type call struct {
 	putOp  kvdpb.WriteOp_Put
 	put    kvdpb.PutOp
 	delOp  kvdpb.WriteOp_Delete
+	txnOp  kvdpb.WriteOp_Txn
 	del    kvdpb.DeleteOp
 	get    kvdpb.GetOp
 	ifRev  uint64
@@ -78,7 +81,8 @@ type answer struct {
 	cause error        // of local, if known
 
 	kv         *kvdpb.KeyValue // found, or replaced
-	revision   uint64          // of the write
+	txn        *kvdpb.TxnResponse
+	revision   uint64 // of the write, or of an instant
 	deleted    uint64
 	known      uint64 // highest revision known to the node
 	staleMilli uint64
@@ -103,7 +107,8 @@ func (c *Client) free(cl *call) {
 		cl.buf = nil
 	}
 	cl.space, cl.seq, cl.firstRev, cl.finished = nil, 0, 0, false
-	cl.stale, cl.alone, cl.next = false, false, nil
+	cl.stale, cl.alone, cl.long, cl.impatient, cl.next = false, false, false, false, nil
+	cl.txnOp.Txn = nil
 	cl.answer = answer{}
 	c.calls.Put(cl)
 }
@@ -131,9 +136,22 @@ func (cl *call) setDelete(key string, o *writeOptions) {
 	cl.write.Op = &cl.delOp
 }
 
+// setTxn encodes a transaction that the shard of a key decides.
+func (cl *call) setTxn(home []byte, req *kvdpb.TxnRequest) error {
+	data, err := req.MarshalVT()
+	if err != nil {
+		return err
+	}
+	cl.del.Key = append([]byte(nil), home...)
+	cl.weight = len(data) + opOverhead
+	cl.txnOp.Txn = data
+	cl.write.Op = &cl.txnOp
+	return nil
+}
+
 func (cl *call) setGet(key string, o *getOptions) {
 	k, _ := cl.setKey(key, nil)
-	cl.get.Key, cl.get.Revision = k, o.at
+	cl.get.Key, cl.get.Revision, cl.get.Instant = k, o.at, o.instant
 	cl.stale = o.stale
 }
 
@@ -152,7 +170,7 @@ func (cl *call) key() []byte {
 	switch cl.kind {
 	case opPut:
 		return cl.put.Key
-	case opDelete:
+	case opDelete, opTxn:
 		return cl.del.Key
 	default:
 		return cl.get.Key

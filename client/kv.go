@@ -79,20 +79,28 @@ func (c *Client) GetWithInfo(ctx context.Context, key string, opts ...GetOption)
 	if err == nil {
 		err = o.check()
 	}
+	var res GetResult
+	if err == nil {
+		res, err = c.get(ctx, key, &o)
+	}
 	if err != nil {
 		return GetResult{}, &Error{Op: "get", Key: key, Err: err}
 	}
-	return c.get(ctx, key, &o)
+	return res, nil
 }
 
+// get reads a key, and returns errors as they are.
 func (c *Client) get(ctx context.Context, key string, o *getOptions) (GetResult, error) {
 	cl := c.newCall(opGet)
 	cl.setGet(key, o)
 	if err := c.run(ctx, cl); err != nil {
-		return GetResult{}, &Error{Op: "get", Key: key, Err: err}
+		return GetResult{}, err
 	}
 	a := &cl.answer
 	res := GetResult{Revision: a.known, Staleness: time.Duration(a.staleMilli) * time.Millisecond}
+	if o.instant {
+		res.Revision = a.revision
+	}
 	if a.kv != nil {
 		res.Found, res.KV = true, keyValue(a.kv, key)
 	}
@@ -220,7 +228,11 @@ func (c *Client) afterCall(r *retry, cl *call, sh *shard, st *seat) error {
 	var o outcome
 	if a := &cl.answer; a.fail != nil {
 		o = nodeOutcome(a.fail)
-		if a.fail.Reason == kvdpb.Reason_REASON_LOCKED && !cl.alone {
+		switch {
+		case a.fail.Reason != kvdpb.Reason_REASON_LOCKED:
+		case cl.impatient && !r.maybe:
+			o.course = final // nothing was done by any attempt
+		case !cl.alone:
 			cl.alone = true // it waits at the node
 			return nil
 		}

@@ -12,6 +12,7 @@ import (
 // laneWindow may be unanswered.
 const (
 	laneWindow     = 4
+	txnWindow      = 16 // of laneTxns
 	maxMessageOps  = 1024
 	maxMessageSize = 256 << 10 // unless one operation is larger
 	// opOverhead is what an operation takes in a message besides key and value,
@@ -25,6 +26,9 @@ const (
 	laneWrites laneKind = iota
 	laneGets
 	laneStaleGets
+	// Transactions that may have to wait for their turn. As many messages are under way
+	// as may be, so that who waits does not keep all others back.
+	laneTxns
 	// Calls that a transaction is in the way of: each in a message of its own, which
 	// waits for that at the node.
 	laneLoneWrites
@@ -37,7 +41,7 @@ const loneWindow = 64
 
 func (k laneKind) lone() bool { return k == laneLoneWrites || k == laneLoneGets }
 
-func (k laneKind) writes() bool { return k == laneWrites || k == laneLoneWrites }
+func (k laneKind) writes() bool { return k == laneWrites || k == laneTxns || k == laneLoneWrites }
 
 type laneKey struct {
 	shard uint32
@@ -62,6 +66,8 @@ func (l *lane) maySend() bool {
 	switch {
 	case l.kind.lone():
 		return l.head != nil // the node counts them
+	case l.kind == laneTxns:
+		return l.head != nil && l.inFlight < txnWindow
 	case l.head == nil || l.inFlight >= laneWindow:
 		return false
 	case l.inFlight == 0:

@@ -32,6 +32,14 @@ func TestLaneGathers(t *testing.T) {
 		}
 	}
 
+	for inFlight, want := range map[int]bool{0: true, txnWindow - 1: true, txnWindow: false} {
+		l := &lane{kind: laneTxns, inFlight: inFlight}
+		push(l, 1, 100)
+		if got := l.maySend(); got != want {
+			t.Errorf("a transaction that may wait, %d messages unanswered: may send: %v, want %v", inFlight, got, want)
+		}
+	}
+
 	l := &lane{}
 	push(l, maxMessageOps, 100)
 	l.unlink(nil, l.head)

@@ -113,7 +113,7 @@ func (c *Client) getEach(ctx context.Context, keys []string, o getOptions) (GetM
 				mu.Lock()
 				switch {
 				case err != nil:
-					failure = err
+					failure = &Error{Op: "get", Key: key, Err: err}
 				case got.Found:
 					res.KVs[key] = got.KV
 				}

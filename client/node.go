@@ -195,6 +195,7 @@ func (n *node) seat(sh *shard) *seat {
 	return &seat{
 		node:   n,
 		writes: n.lane(sh, laneWrites),
+		txns:   n.lane(sh, laneTxns),
 		gets:   n.lane(sh, laneGets),
 		stale:  n.lane(sh, laneStaleGets),
 

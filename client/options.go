@@ -41,6 +41,7 @@ type getOptions struct {
 	stale    bool
 	snapshot bool
 	at       uint64
+	instant  bool // a revision is to be told at which it was so
 }
 
 func (o *getOptions) check() error {

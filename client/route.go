@@ -22,6 +22,7 @@ type table struct {
 type seat struct {
 	node   *node
 	writes *lane
+	txns   *lane
 	gets   *lane
 	stale  *lane
 
@@ -35,6 +36,8 @@ func (s *seat) laneOf(cl *call) *lane {
 		return s.loneWrites
 	case cl.alone:
 		return s.loneGets
+	case cl.long:
+		return s.txns
 	case cl.isWrite():
 		return s.writes
 	case cl.stale:

@@ -270,10 +270,10 @@ func (c *Client) answer(m *message, resp *kvdpb.BatchResponse) {
 			a.fail = resp.Error
 		case m.space != nil:
 			r := resp.Writes[i]
-			a.fail, a.kv, a.revision, a.deleted = r.Error, r.Prev, r.Revision, r.Deleted
+			a.fail, a.kv, a.revision, a.deleted, a.txn = r.Error, r.Prev, r.Revision, r.Deleted, r.Txn
 		default:
 			r := resp.Gets[i]
-			a.fail, a.kv = r.Error, r.Kv
+			a.fail, a.kv, a.revision = r.Error, r.Kv, r.Revision
 		}
 		a.known, a.staleMilli = resp.Header.GetRevision(), resp.Header.GetStalenessMs()
 		cl.finished = a.fail == nil && m.space != nil

@@ -154,18 +154,10 @@ func (op Op) result() (KeyValue, error) {
 
 // read reads a key at the instant; the first read makes it.
 func (tx *Tx) read(key string) (KeyValue, error) {
-	if tx.at == 0 {
-		res, err := tx.client.txn(tx.ctx, Txn{Then: []Op{OpGet(key)}}, &kvdpb.TxnRequest{})
-		if err != nil {
-			return KeyValue{}, err
-		}
+	res, err := tx.client.get(tx.ctx, key, &getOptions{at: tx.at, instant: tx.at == 0})
+	if err == nil && tx.at == 0 {
 		tx.at = res.Revision
-		if kv := res.Results[0].KV; kv != nil {
-			return *kv, res.Results[0].Err
-		}
-		return KeyValue{}, res.Results[0].Err
 	}
-	res, err := tx.client.get(tx.ctx, key, &getOptions{at: tx.at})
 	return res.KV, tx.note(err)
 }
 
@@ -350,9 +342,7 @@ func (tx *Tx) commit() (uint64, error) {
 	for _, op := range tx.writes {
 		t.Then = append(t.Then, op)
 	}
-	res, err := tx.client.txn(tx.ctx, t, &kvdpb.TxnRequest{
-		Brief: true, Hold: tx.hold, Since: tx.since, Impatient: tx.hold == 0,
-	})
+	res, err := tx.client.txn(tx.ctx, t, &kvdpb.TxnRequest{Brief: true, Hold: tx.hold, Since: tx.since, Impatient: true})
 	if errors.Is(err, errLocked) && !errors.Is(err, ErrOutcomeUnknown) {
 		tx.conflict = true // with those that are before it
 		return 0, nil

@@ -311,6 +311,9 @@ func (c *Client) txn(ctx context.Context, t Txn, req *kvdpb.TxnRequest) (res Txn
 	if err != nil {
 		return res, err
 	}
+	if c.groups(cl) {
+		return c.grouped(ctx, &t, req, cl.key())
+	}
 	cl.impatient = req.Impatient
 	var resp *kvdpb.TxnResponse
 	find := func(t *table) (*shard, error) {
@@ -338,6 +341,60 @@ func (c *Client) txn(ctx context.Context, t Txn, req *kvdpb.TxnRequest) (res Txn
 		return res, err
 	}
 	return txnResult(resp), nil
+}
+
+// maxGrouped is how large a transaction may be to go with others in a message.
+const maxGrouped = 64 << 10
+
+// groups tells whether a transaction goes with others in a message: it writes, is small,
+// and has a key whose shard decides it.
+func (c *Client) groups(cl *call) bool {
+	return !c.cfg.Unary && cl.isWrite() && len(cl.key()) > 0 && cl.weight <= maxGrouped
+}
+
+// grouped executes a transaction in a message with others.
+func (c *Client) grouped(ctx context.Context, t *Txn, req *kvdpb.TxnRequest, home []byte) (res TxnResult, err error) {
+	cl := c.newCall(opTxn)
+	// One that a single shard executes goes among puts, and as they do it comes again
+	// where something is in its way.
+	cl.long = req.Hold != 0 || !c.onOneShard(t, slot.Of(home))
+	cl.impatient = cl.long && req.Impatient
+	if err := cl.setTxn(home, req); err != nil {
+		c.free(cl)
+		return res, err
+	}
+	if err := c.run(ctx, cl); err != nil {
+		return res, err
+	}
+	resp := cl.answer.txn
+	c.free(cl)
+	if resp == nil {
+		return res, &explainedError{kind: ErrInternal, message: "the node has answered a transaction without a result"}
+	}
+	return txnResult(resp), nil
+}
+
+// onOneShard tells whether all of a transaction is on the shard of a slot, as far as is
+// known here.
+func (c *Client) onOneShard(t *Txn, s uint16) bool {
+	table := c.table.Load()
+	if table == nil {
+		return false
+	}
+	on := func(sp span) bool { return sp.oneSlot && table.bySlot[sp.slot] == table.bySlot[s] }
+	for i := range t.If {
+		if !on(t.If[i].span) {
+			return false
+		}
+	}
+	for _, ops := range [][]Op{t.Then, t.Else} {
+		for i := range ops {
+			if !on(ops[i].span) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // rangeSlot returns the slot of the first range that has only one.

@@ -87,7 +87,7 @@ func (c *Client) exchange(ctx context.Context, conn *grpc.ClientConn, sh *shard,
 		if err != nil {
 			return err
 		}
-		header, a.kv = resp.Header, resp.Kv
+		header, a.kv, a.revision = resp.Header, resp.Kv, resp.Revision
 	}
 	a.known, a.staleMilli = header.GetRevision(), header.GetStalenessMs()
 	c.observe(header)

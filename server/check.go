@@ -49,7 +49,7 @@ func checkWrite(op *kvdpb.WriteOp) (int, error) {
 		}
 		return len(w.Delete.Key), nil
 	default:
-		return 0, refuse(kvdpb.Reason_REASON_INVALID, "the write is neither a put nor a delete that this server knows")
+		return 0, refuse(kvdpb.Reason_REASON_INVALID, "the write is none that this server knows")
 	}
 }
 
@@ -94,6 +94,8 @@ func checkBatch(req *kvdpb.BatchRequest) (int, error) {
 			bytes += len(w.Put.GetKey()) + len(w.Put.GetValue())
 		case *kvdpb.WriteOp_Delete:
 			bytes += len(w.Delete.GetKey())
+		case *kvdpb.WriteOp_Txn:
+			bytes += len(w.Txn)
 		}
 	}
 	for _, op := range req.Gets {

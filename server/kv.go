@@ -100,7 +100,7 @@ func (s *kvService) Get(ctx context.Context, req *kvdpb.GetRequest) (*kvdpb.GetR
 	if e := results[0].Error; e != nil {
 		return nil, statusOf(e)
 	}
-	return &kvdpb.GetResponse{Header: s.staleHeader(r.ID(), age), Kv: results[0].Kv}, nil
+	return &kvdpb.GetResponse{Header: s.staleHeader(r.ID(), age), Kv: results[0].Kv, Revision: results[0].Revision}, nil
 }
 
 // DeleteRange implements kvdpb.KVServer.
@@ -138,7 +138,7 @@ func (s *kvService) deleteRange(ctx context.Context, req *kvdpb.DeleteRangeReque
 	out, err := s.proposeOne(ctx, r, a, &logpb.Command{
 		Seq: req.Attempt.GetSeq(),
 		Op:  &logpb.Command_DeleteRange{DeleteRange: &logpb.DeleteRange{Start: req.Start, End: req.End, Limit: limit}},
-	}, 0)
+	})
 	if err != nil {
 		return r, nil, err
 	}
@@ -148,9 +148,9 @@ func (s *kvService) deleteRange(ctx context.Context, req *kvdpb.DeleteRangeReque
 	return r, out, nil
 }
 
-// proposeOne proposes a single command, past a hold of its own (0: it has none).
-func (s *kvService) proposeOne(ctx context.Context, r *shard.Replica, a attempt, cmd *logpb.Command, hold uint64) (*fsm.Outcome, error) {
+// proposeOne proposes a single command.
+func (s *kvService) proposeOne(ctx context.Context, r *shard.Replica, a attempt, cmd *logpb.Command) (*fsm.Outcome, error) {
 	g := a.group()
 	g.Commands = []*logpb.Command{cmd}
-	return r.ProposeInTurn(ctx, g, hold)
+	return r.ProposeInTurn(ctx, g, 0)
 }

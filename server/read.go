@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/kvd-io/kvd/fsm/locks"
@@ -101,20 +102,48 @@ func (s *service) read(ctx context.Context, r *shard.Replica, ops []*kvdpb.GetOp
 			results[i].Error = locked().pb // the others do not wait for it
 			continue
 		}
-		kv, err := s.get(r, op)
+		var err error
+		if op.GetInstant() {
+			filled[i].Kv, filled[i].Revision, err = s.getInstant(ctx, r, op, wait)
+		} else {
+			filled[i].Kv, err = s.get(r, op, op.GetRevision())
+		}
 		if err != nil {
 			results[i].Error = s.apiErrorOf(err, r.ID())
 			continue
 		}
-		results[i].Kv = kv
-		bytes += len(kv.GetKey()) + len(kv.GetValue())
+		bytes += len(filled[i].Kv.GetKey()) + len(filled[i].Kv.GetValue())
 	}
 	return age, nil
 }
 
-// get reads one key of a store that is prepared. It returns nil when there is no
-// such key.
-func (s *service) get(r *shard.Replica, op *kvdpb.GetOp) (*kvdpb.KeyValue, error) {
+// getInstant reads one key of a store that is prepared, as of its present, which it
+// returns.
+func (s *service) getInstant(ctx context.Context, r *shard.Replica, op *kvdpb.GetOp, wait bool) (*kvdpb.KeyValue, uint64, error) {
+	if op.Revision != 0 {
+		return nil, 0, refuse(kvdpb.Reason_REASON_INVALID, "the get is at a revision, and asks for one: leave one out")
+	}
+	read := []locks.Lock{locks.Key(op.GetKey(), false)}
+	for {
+		at := r.Store().Revision()
+		switch {
+		case wait:
+			if err := r.AwaitIntents(ctx, read, at); err != nil {
+				return nil, 0, err
+			}
+		case r.InWay(at, read...):
+			return nil, 0, locked()
+		}
+		kv, err := s.get(r, op, at)
+		if !errors.Is(err, store.ErrCompacted) { // which the present may have been meanwhile
+			return kv, at, err
+		}
+	}
+}
+
+// get reads one key of a store that is prepared, at a revision (0: the latest). It
+// returns nil when there is no such key.
+func (s *service) get(r *shard.Replica, op *kvdpb.GetOp, at uint64) (*kvdpb.KeyValue, error) {
 	if err := checkKey(op.GetKey()); err != nil {
 		return nil, err
 	}
@@ -124,7 +153,7 @@ func (s *service) get(r *shard.Replica, op *kvdpb.GetOp) (*kvdpb.KeyValue, error
 	if !st.Owns(slot.Of(op.Key)) {
 		return nil, s.wrongShard(r)
 	}
-	v, ok, err := st.Get(op.Key, op.Revision)
+	v, ok, err := st.Get(op.Key, at)
 	if err != nil || !ok {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ func (s *kvService) settle(ctx context.Context, req *kvdpb.SettleRequest) (*shar
 		Op: &logpb.Command_Settle{Settle: &logpb.Settle{
 			ClientId: req.ClientId, Seq: req.Seq, FirstRev: req.FirstRev, Slot: uint32(slot.Of(req.Key)),
 		}},
-	}, 0)
+	})
 	if err != nil {
 		return r, nil, err
 	}

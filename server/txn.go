@@ -44,44 +44,90 @@ func (s *kvService) txn(ctx context.Context, req *kvdpb.TxnRequest) (*shard.Repl
 	defer s.release(t.bytes)
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	if err := s.split(r, t); err != nil {
+		return r, nil, err
+	}
+	if len(t.parts) == 1 && !t.writes() {
+		resp, err := s.readTxn(ctx, r, t)
+		return r, resp, err
+	}
+	out, err := s.executeTxn(ctx, r, a.group(), req.Attempt.GetSeq(), t)
+	if err != nil {
+		return r, nil, err
+	}
+	resp, err := s.executedTxn(ctx, r, t, out)
+	return r, resp, err
+}
+
+// batchedTxn checks a transaction among the writes of a message.
+func (s *service) batchedTxn(r *shard.Replica, data []byte) (*txn, error) {
+	req := new(kvdpb.TxnRequest)
+	if err := req.UnmarshalVTUnsafe(data); err != nil {
+		return nil, refuse(kvdpb.Reason_REASON_INVALID, "the transaction cannot be decoded: %v", err)
+	}
+	t, err := newTxn(req)
+	switch {
+	case err != nil:
+		return nil, err
+	case !t.writes():
+		return nil, refuse(kvdpb.Reason_REASON_INVALID, "the transaction writes nothing: call Txn for it")
+	}
+	return t, s.split(r, t)
+}
+
+// split divides a transaction over shards, of which this one decides it and remembers
+// its outcome.
+func (s *service) split(r *shard.Replica, t *txn) error {
 	m := s.node.Map()
 	if t.home == nil {
 		at := m.SlotOf(r.ID())
 		t.command.Slot = &at
 	}
-	parts := m.Split(t.command)
-	if parts[r.ID()] == nil {
-		return r, nil, s.wrongShard(r) // it has no part of it
+	if t.parts = m.Split(t.command); t.parts[r.ID()] == nil {
+		return s.wrongShard(r) // it has no part of it
 	}
-	if len(parts) == 1 && !t.writes() {
-		resp, err := s.readTxn(ctx, r, t)
-		return r, resp, err
-	}
-	var out *fsm.Outcome
-	if len(parts) == 1 {
-		out, err = s.proposeOne(ctx, r, a, &logpb.Command{Seq: req.Attempt.GetSeq(), Op: &logpb.Command_Txn{Txn: t.command}}, req.Hold)
+	return nil
+}
+
+// executeTxn executes a transaction, as the attempt that a group without commands has
+// the ids of.
+func (s *service) executeTxn(ctx context.Context, r *shard.Replica, g *logpb.Group, seq uint64, t *txn) (out *fsm.Outcome, err error) {
+	if len(t.parts) == 1 {
+		g.Commands = []*logpb.Command{{Seq: seq, Op: &logpb.Command_Txn{Txn: t.command}}}
+		out, err = r.ProposeInTurn(ctx, g, t.req.Hold)
 	} else {
-		out, err = s.executeParts(ctx, r, a, t, parts)
+		t.parts[r.ID()].Slot = t.command.Slot
+		out, err = r.Execute(ctx, &shard.Txn{
+			Group: g, Seq: seq, Hold: t.req.Hold, Since: t.req.Since, Impatient: t.req.Impatient,
+			Slot: uint16(t.command.GetSlot()), Parts: t.parts,
+		})
 	}
-	if err != nil {
-		return r, nil, err
+	if err == nil {
+		r.Release(t.req.Hold)
 	}
-	r.Release(req.Hold)
+	return out, err
+}
+
+// executedTxn makes the answer to a transaction of which there is an outcome.
+func (s *service) executedTxn(ctx context.Context, r *shard.Replica, t *txn, out *fsm.Outcome) (*kvdpb.TxnResponse, error) {
 	if out.Code != fsm.OK && out.Code != fsm.OKOtherwise {
-		return r, nil, &apiError{s.outcomeError(r, out)}
+		return nil, &apiError{s.outcomeError(r, out)}
 	}
 	resp, err := s.txnAnswer(ctx, r, t, out)
 	if err != nil {
-		return r, nil, fmt.Errorf("%w: it was executed, and the answer not read in time: %w", shard.ErrOutcomeUnknown, err)
+		return nil, fmt.Errorf("%w: it was executed, and the answer not read in time: %w", shard.ErrOutcomeUnknown, err)
 	}
-	return r, resp, nil
+	return resp, nil
 }
 
-// executeParts executes a transaction of several shards, of which the one routed to
-// decides.
-func (s *kvService) executeParts(ctx context.Context, r *shard.Replica, a attempt, t *txn, parts map[uint32]*logpb.Txn) (*fsm.Outcome, error) {
-	parts[r.ID()].Slot = t.command.Slot
-	return r.Execute(ctx, &shard.Txn{Group: a.group(), Seq: t.req.Attempt.GetSeq(), Hold: t.req.Hold, Since: t.req.Since, Impatient: t.req.Impatient, Slot: uint16(t.command.GetSlot()), Parts: parts})
+// fillTxnResult converts the outcome of a transaction among the writes of a message.
+func (s *service) fillTxnResult(ctx context.Context, r *shard.Replica, t *txn, out *fsm.Outcome, res *kvdpb.WriteResult) {
+	var err error
+	if res.Txn, err = s.executedTxn(ctx, r, t, out); err != nil {
+		res.Error = s.apiErrorOf(err, r.ID())
+		return
+	}
+	res.Revision = out.Revision
 }
 
 // readTxn answers a transaction of one shard that writes nothing, without the log.
@@ -163,7 +209,8 @@ type txn struct {
 	home    []byte // its slot remembers the outcome; nil: there are only ranges
 	bytes   int    // of keys and values
 	keys    [][]byte
-	ranges  int // in all
+	ranges  int                   // in all
+	parts   map[uint32]*logpb.Txn // by shard, once it is split
 }
 
 // newTxn checks a transaction.
@@ -228,6 +275,9 @@ func (t *txn) setHome(compared [][]byte) {
 
 // writes tells whether the transaction may write.
 func (t *txn) writes() bool { return len(t.command.Then)+len(t.command.Otherwise) > 0 }
+
+// alone tells whether it takes more than to be a command among others.
+func (t *txn) alone() bool { return len(t.parts) > 1 || t.req.Hold != 0 }
 
 // all tells whether all slots of single keys are owned.
 func (t *txn) all(owned func(uint16) bool) bool {
@@ -333,7 +383,7 @@ func (t *txn) op(op *kvdpb.TxnOp) (*logpb.Write, error) {
 		t.bytes += len(start) + len(end)
 		return &logpb.Write{Op: &logpb.Write_DeleteRange{DeleteRange: &logpb.DeleteRange{Start: start, End: end}}}, checkEnds(start, end)
 	case *kvdpb.TxnOp_Get:
-		if o.Get.GetRevision() != 0 {
+		if o.Get.GetRevision() != 0 || o.Get.GetInstant() {
 			return nil, refuse(kvdpb.Reason_REASON_INVALID, "a get of a transaction reads at its instant, not at a revision of its own")
 		}
 		t.note(o.Get.GetKey(), 0)

@@ -16,7 +16,7 @@ import (
 
 // txnAnswer makes the answer to a transaction that was executed: of what there was just
 // before it and just after it, so that a retry gets the same.
-func (s *kvService) txnAnswer(ctx context.Context, r *shard.Replica, t *txn, out *fsm.Outcome) (*kvdpb.TxnResponse, error) {
+func (s *service) txnAnswer(ctx context.Context, r *shard.Replica, t *txn, out *fsm.Outcome) (*kvdpb.TxnResponse, error) {
 	resp := &kvdpb.TxnResponse{Succeeded: out.Code == fsm.OK, Revision: out.Revision}
 	ops := t.branch(resp.Succeeded)
 	if t.req.Brief {

@@ -52,7 +52,9 @@ func (c *commandSlab) add(op *kvdpb.WriteOp) *logpb.Command {
 // piece is a part of a message's writes that becomes one group in one entry.
 type piece struct {
 	group   *logpb.Group
-	indexes []int // of the commands in the message
+	indexes []int        // of the commands in the message
+	txns    map[int]*txn // by the same; nil: none
+	alone   *txn         // of which it has nothing but the attempt; nil: there is none
 }
 
 // write proposes the writes and fills in one result for each. What a transaction is in
@@ -66,8 +68,7 @@ func (s *service) write(ctx context.Context, r *shard.Replica, a attempt, ops []
 	case 1:
 		return s.propose(ctx, r, pieces[0], ops, wait, results)
 	}
-	// At most MaxBatchBytes/groupBytes pieces, side by side: in a row, each
-	// would wait for the commit of the one before.
+	// Side by side: in a row, each would wait for the commit of the one before.
 	var wg sync.WaitGroup
 	for _, p := range pieces {
 		wg.Go(func() {
@@ -86,33 +87,67 @@ func (s *service) write(ctx context.Context, r *shard.Replica, a attempt, ops []
 func (s *service) cut(r *shard.Replica, a attempt, ops []*kvdpb.WriteOp, results []*kvdpb.WriteResult) []piece {
 	slab := newCommandSlab(len(ops))
 	var pieces []piece
-	bytes := 0
+	bytes := 0 // of the last piece
 	for i, op := range ops {
-		n, err := checkWrite(op)
+		t, n, err := s.checkOne(r, op)
 		if err == nil {
 			err = checkAttempt(a.clientID, op.Seq, a.firstRev)
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			results[i] = &kvdpb.WriteResult{Error: s.apiErrorOf(err, r.ID())}
 			continue
-		}
-		if len(pieces) == 0 || bytes+n > groupBytes {
-			pieces = append(pieces, piece{
-				group: a.group(), indexes: make([]int, 0, len(ops)-i),
-			})
+		case t != nil && t.alone():
+			pieces = append(pieces, piece{group: a.group(), indexes: []int{i}, alone: t})
+			continue
+		case len(pieces) == 0 || pieces[len(pieces)-1].alone != nil || bytes+n > groupBytes:
+			pieces = append(pieces, piece{group: a.group(), indexes: make([]int, 0, len(ops)-i)})
 			pieces[len(pieces)-1].group.Commands = make([]*logpb.Command, 0, len(ops)-i)
 			bytes = 0
 		}
 		p := &pieces[len(pieces)-1]
-		p.group.Commands = append(p.group.Commands, slab.add(op))
+		cmd := slab.add(op)
+		if t != nil {
+			cmd.Op = &logpb.Command_Txn{Txn: t.command}
+			if p.txns == nil {
+				p.txns = make(map[int]*txn)
+			}
+			p.txns[i] = t
+		}
+		p.group.Commands = append(p.group.Commands, cmd)
 		p.indexes = append(p.indexes, i)
 		bytes += n
 	}
 	return pieces
 }
 
+// checkOne checks a write, decodes it if it is a transaction, and tells how many bytes of
+// keys and values it has.
+func (s *service) checkOne(r *shard.Replica, op *kvdpb.WriteOp) (*txn, int, error) {
+	w, ok := op.Op.(*kvdpb.WriteOp_Txn)
+	if !ok {
+		n, err := checkWrite(op)
+		return nil, n, err
+	}
+	t, err := s.batchedTxn(r, w.Txn)
+	if err != nil {
+		return nil, 0, err
+	}
+	return t, t.bytes, nil
+}
+
 // propose runs one piece and fills in its results.
 func (s *service) propose(ctx context.Context, r *shard.Replica, p piece, ops []*kvdpb.WriteOp, wait bool, results []*kvdpb.WriteResult) error {
+	if t := p.alone; t != nil {
+		i := p.indexes[0]
+		out, err := s.executeTxn(ctx, r, p.group, ops[i].Seq, t)
+		if err != nil {
+			return err
+		}
+		results[i] = new(kvdpb.WriteResult)
+		s.fillTxnResult(ctx, r, t, out, results[i])
+		return nil
+	}
 	outcomes, err := r.Propose(ctx, p.group)
 	if err != nil {
 		return err
@@ -134,7 +169,11 @@ func (s *service) propose(ctx context.Context, r *shard.Replica, p piece, ops []
 		if results[i] != nil {
 			continue // it has waited in vain
 		}
-		s.fillResult(r, ops[i], &outcomes[k], &filled[k])
+		if t := p.txns[i]; t != nil {
+			s.fillTxnResult(ctx, r, t, &outcomes[k], &filled[k])
+		} else {
+			s.fillResult(r, ops[i], &outcomes[k], &filled[k])
+		}
 		results[i] = &filled[k]
 	}
 	return nil

@@ -178,7 +178,7 @@ func (k *coordinator) execute(ctx context.Context, t *Txn) (*fsm.Outcome, error)
 		if !errors.Is(err, errAgain) {
 			return out, err
 		}
-		if (t.Impatient || t.Hold != 0) && errors.Is(err, latch.ErrDied) { // its hold has run out
+		if t.Impatient && errors.Is(err, latch.ErrDied) {
 			return nil, fmt.Errorf("%w: %w", ErrLocked, err)
 		}
 		select {

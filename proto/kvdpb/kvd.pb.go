@@ -708,7 +708,9 @@ type GetOp struct {
 	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// Read at this revision; 0: now. What is read at a revision is the same for
 	// ever, also when the revision lay ahead of all writes.
-	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Read now, and tell a revision at which the key reads so for ever.
+	Instant       bool `protobuf:"varint,3,opt,name=instant,proto3" json:"instant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -757,6 +759,13 @@ func (x *GetOp) GetRevision() uint64 {
 	return 0
 }
 
+func (x *GetOp) GetInstant() bool {
+	if x != nil {
+		return x.Instant
+	}
+	return false
+}
+
 type WriteOp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Seq   uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
@@ -764,6 +773,7 @@ type WriteOp struct {
 	//
 	//	*WriteOp_Put
 	//	*WriteOp_Delete
+	//	*WriteOp_Txn
 	Op            isWriteOp_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -831,6 +841,15 @@ func (x *WriteOp) GetDelete() *DeleteOp {
 	return nil
 }
 
+func (x *WriteOp) GetTxn() []byte {
+	if x != nil {
+		if x, ok := x.Op.(*WriteOp_Txn); ok {
+			return x.Txn
+		}
+	}
+	return nil
+}
+
 type isWriteOp_Op interface {
 	isWriteOp_Op()
 }
@@ -843,17 +862,26 @@ type WriteOp_Delete struct {
 	Delete *DeleteOp `protobuf:"bytes,3,opt,name=delete,proto3,oneof"`
 }
 
+type WriteOp_Txn struct {
+	// A TxnRequest, encoded, which may write, and which the message's shard decides; its
+	// header and attempt do not count.
+	Txn []byte `protobuf:"bytes,4,opt,name=txn,proto3,oneof"`
+}
+
 func (*WriteOp_Put) isWriteOp_Op() {}
 
 func (*WriteOp_Delete) isWriteOp_Op() {}
+
+func (*WriteOp_Txn) isWriteOp_Op() {}
 
 type WriteResult struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Keys deleted.
-	Deleted       uint64    `protobuf:"varint,2,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	Prev          *KeyValue `protobuf:"bytes,3,opt,name=prev,proto3" json:"prev,omitempty"`
-	Error         *Error    `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Deleted       uint64       `protobuf:"varint,2,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Prev          *KeyValue    `protobuf:"bytes,3,opt,name=prev,proto3" json:"prev,omitempty"`
+	Error         *Error       `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Txn           *TxnResponse `protobuf:"bytes,5,opt,name=txn,proto3" json:"txn,omitempty"` // without a header
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -916,11 +944,19 @@ func (x *WriteResult) GetError() *Error {
 	return nil
 }
 
+func (x *WriteResult) GetTxn() *TxnResponse {
+	if x != nil {
+		return x.Txn
+	}
+	return nil
+}
+
 type GetResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absent when there is no such key.
 	Kv            *KeyValue `protobuf:"bytes,1,opt,name=kv,proto3" json:"kv,omitempty"`
 	Error         *Error    `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Revision      uint64    `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"` // of an instant, if it was asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -967,6 +1003,13 @@ func (x *GetResult) GetError() *Error {
 		return x.Error
 	}
 	return nil
+}
+
+func (x *GetResult) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // BatchRequest carries writes or gets (or both, answered together).
@@ -1353,6 +1396,7 @@ type GetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
 	Kv            *KeyValue              `protobuf:"bytes,2,opt,name=kv,proto3" json:"kv,omitempty"`
+	Revision      uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"` // of an instant, if it was asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1399,6 +1443,13 @@ func (x *GetResponse) GetKv() *KeyValue {
 		return x.Kv
 	}
 	return nil
+}
+
+func (x *GetResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 type DeleteRequest struct {
@@ -5610,23 +5661,27 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\vif_revision\x18\x02 \x01(\x04H\x00R\n" +
 	"ifRevision\x88\x01\x01\x12\x12\n" +
 	"\x04prev\x18\x03 \x01(\bR\x04prevB\x0e\n" +
-	"\f_if_revisionJ\x04\b\x04\x10\x05\"5\n" +
+	"\f_if_revisionJ\x04\b\x04\x10\x05\"O\n" +
 	"\x05GetOp\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"p\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x18\n" +
+	"\ainstant\x18\x03 \x01(\bR\ainstant\"\x84\x01\n" +
 	"\aWriteOp\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12!\n" +
 	"\x03put\x18\x02 \x01(\v2\r.kvd.v1.PutOpH\x00R\x03put\x12*\n" +
-	"\x06delete\x18\x03 \x01(\v2\x10.kvd.v1.DeleteOpH\x00R\x06deleteB\x04\n" +
-	"\x02op\"\x8e\x01\n" +
+	"\x06delete\x18\x03 \x01(\v2\x10.kvd.v1.DeleteOpH\x00R\x06delete\x12\x12\n" +
+	"\x03txn\x18\x04 \x01(\fH\x00R\x03txnB\x04\n" +
+	"\x02op\"\xb5\x01\n" +
 	"\vWriteResult\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
 	"\adeleted\x18\x02 \x01(\x04R\adeleted\x12$\n" +
 	"\x04prev\x18\x03 \x01(\v2\x10.kvd.v1.KeyValueR\x04prev\x12#\n" +
-	"\x05error\x18\x04 \x01(\v2\r.kvd.v1.ErrorR\x05error\"R\n" +
+	"\x05error\x18\x04 \x01(\v2\r.kvd.v1.ErrorR\x05error\x12%\n" +
+	"\x03txn\x18\x05 \x01(\v2\x13.kvd.v1.TxnResponseR\x03txn\"n\n" +
 	"\tGetResult\x12 \n" +
 	"\x02kv\x18\x01 \x01(\v2\x10.kvd.v1.KeyValueR\x02kv\x12#\n" +
-	"\x05error\x18\x02 \x01(\v2\r.kvd.v1.ErrorR\x05error\"\xab\x02\n" +
+	"\x05error\x18\x02 \x01(\v2\r.kvd.v1.ErrorR\x05error\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\xab\x02\n" +
 	"\fBatchRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12&\n" +
 	"\x06header\x18\x02 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x1d\n" +
@@ -5659,10 +5714,11 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"GetRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12\x1d\n" +
 	"\x02op\x18\x02 \x01(\v2\r.kvd.v1.GetOpR\x02op\x12\x14\n" +
-	"\x05stale\x18\x03 \x01(\bR\x05stale\"_\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\"{\n" +
 	"\vGetResponse\x12.\n" +
 	"\x06header\x18\x01 \x01(\v2\x16.kvd.v1.ResponseHeaderR\x06header\x12 \n" +
-	"\x02kv\x18\x02 \x01(\v2\x10.kvd.v1.KeyValueR\x02kv\"\x84\x01\n" +
+	"\x02kv\x18\x02 \x01(\v2\x10.kvd.v1.KeyValueR\x02kv\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\x84\x01\n" +
 	"\rDeleteRequest\x12&\n" +
 	"\x06header\x18\x01 \x01(\v2\x0e.kvd.v1.HeaderR\x06header\x12)\n" +
 	"\aattempt\x18\x02 \x01(\v2\x0f.kvd.v1.AttemptR\aattempt\x12 \n" +
@@ -6137,143 +6193,144 @@ var file_kvdpb_kvd_proto_depIdxs = []int32{
 	8,   // 1: kvd.v1.WriteOp.delete:type_name -> kvd.v1.DeleteOp
 	6,   // 2: kvd.v1.WriteResult.prev:type_name -> kvd.v1.KeyValue
 	57,  // 3: kvd.v1.WriteResult.error:type_name -> kvd.v1.Error
-	6,   // 4: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
-	57,  // 5: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
-	3,   // 6: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
-	10,  // 7: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
-	9,   // 8: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
-	4,   // 9: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	57,  // 10: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
-	11,  // 11: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
-	12,  // 12: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
-	3,   // 13: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
-	5,   // 14: kvd.v1.PutRequest.attempt:type_name -> kvd.v1.Attempt
-	7,   // 15: kvd.v1.PutRequest.op:type_name -> kvd.v1.PutOp
-	4,   // 16: kvd.v1.PutResponse.header:type_name -> kvd.v1.ResponseHeader
-	6,   // 17: kvd.v1.PutResponse.prev:type_name -> kvd.v1.KeyValue
-	3,   // 18: kvd.v1.GetRequest.header:type_name -> kvd.v1.Header
-	9,   // 19: kvd.v1.GetRequest.op:type_name -> kvd.v1.GetOp
-	4,   // 20: kvd.v1.GetResponse.header:type_name -> kvd.v1.ResponseHeader
-	6,   // 21: kvd.v1.GetResponse.kv:type_name -> kvd.v1.KeyValue
-	3,   // 22: kvd.v1.DeleteRequest.header:type_name -> kvd.v1.Header
-	5,   // 23: kvd.v1.DeleteRequest.attempt:type_name -> kvd.v1.Attempt
-	8,   // 24: kvd.v1.DeleteRequest.op:type_name -> kvd.v1.DeleteOp
-	4,   // 25: kvd.v1.DeleteResponse.header:type_name -> kvd.v1.ResponseHeader
-	6,   // 26: kvd.v1.DeleteResponse.prev:type_name -> kvd.v1.KeyValue
-	3,   // 27: kvd.v1.DeleteRangeRequest.header:type_name -> kvd.v1.Header
-	5,   // 28: kvd.v1.DeleteRangeRequest.attempt:type_name -> kvd.v1.Attempt
-	4,   // 29: kvd.v1.DeleteRangeResponse.header:type_name -> kvd.v1.ResponseHeader
-	3,   // 30: kvd.v1.TxnRequest.header:type_name -> kvd.v1.Header
-	5,   // 31: kvd.v1.TxnRequest.attempt:type_name -> kvd.v1.Attempt
-	24,  // 32: kvd.v1.TxnRequest.compares:type_name -> kvd.v1.Compare
-	26,  // 33: kvd.v1.TxnRequest.then:type_name -> kvd.v1.TxnOp
-	26,  // 34: kvd.v1.TxnRequest.otherwise:type_name -> kvd.v1.TxnOp
-	0,   // 35: kvd.v1.Compare.relation:type_name -> kvd.v1.Relation
-	25,  // 36: kvd.v1.Compare.unchanged:type_name -> kvd.v1.Unchanged
-	7,   // 37: kvd.v1.TxnOp.put:type_name -> kvd.v1.PutOp
-	9,   // 38: kvd.v1.TxnOp.get:type_name -> kvd.v1.GetOp
-	8,   // 39: kvd.v1.TxnOp.delete:type_name -> kvd.v1.DeleteOp
-	27,  // 40: kvd.v1.TxnOp.delete_range:type_name -> kvd.v1.DeleteRangeOp
-	28,  // 41: kvd.v1.TxnOp.range:type_name -> kvd.v1.RangeOp
-	4,   // 42: kvd.v1.TxnResponse.header:type_name -> kvd.v1.ResponseHeader
-	36,  // 43: kvd.v1.TxnResponse.results:type_name -> kvd.v1.TxnResult
-	3,   // 44: kvd.v1.ListTxnsRequest.header:type_name -> kvd.v1.Header
-	4,   // 45: kvd.v1.ListTxnsResponse.header:type_name -> kvd.v1.ResponseHeader
-	32,  // 46: kvd.v1.ListTxnsResponse.txns:type_name -> kvd.v1.TxnInfo
-	2,   // 47: kvd.v1.TxnInfo.state:type_name -> kvd.v1.TxnInfo.State
-	3,   // 48: kvd.v1.ResolveTxnsRequest.header:type_name -> kvd.v1.Header
-	4,   // 49: kvd.v1.ResolveTxnsResponse.header:type_name -> kvd.v1.ResponseHeader
-	35,  // 50: kvd.v1.ResolveTxnsResponse.txns:type_name -> kvd.v1.ResolvedTxn
-	6,   // 51: kvd.v1.TxnResult.kv:type_name -> kvd.v1.KeyValue
-	6,   // 52: kvd.v1.TxnResult.kvs:type_name -> kvd.v1.KeyValue
-	57,  // 53: kvd.v1.TxnResult.error:type_name -> kvd.v1.Error
-	3,   // 54: kvd.v1.RangeRequest.header:type_name -> kvd.v1.Header
-	4,   // 55: kvd.v1.RangeResponse.header:type_name -> kvd.v1.ResponseHeader
-	6,   // 56: kvd.v1.RangeResponse.kvs:type_name -> kvd.v1.KeyValue
-	3,   // 57: kvd.v1.HistoryRequest.header:type_name -> kvd.v1.Header
-	4,   // 58: kvd.v1.HistoryResponse.header:type_name -> kvd.v1.ResponseHeader
-	41,  // 59: kvd.v1.HistoryResponse.versions:type_name -> kvd.v1.KeyVersion
-	6,   // 60: kvd.v1.KeyVersion.kv:type_name -> kvd.v1.KeyValue
-	3,   // 61: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
-	43,  // 62: kvd.v1.HoldRequest.ranges:type_name -> kvd.v1.KeyRange
-	4,   // 63: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
-	3,   // 64: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
-	4,   // 65: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
-	3,   // 66: kvd.v1.WatchRequest.header:type_name -> kvd.v1.Header
-	48,  // 67: kvd.v1.WatchRequest.create:type_name -> kvd.v1.WatchCreate
-	49,  // 68: kvd.v1.WatchRequest.cancel:type_name -> kvd.v1.WatchCancel
-	50,  // 69: kvd.v1.WatchRequest.advance:type_name -> kvd.v1.WatchAdvance
-	4,   // 70: kvd.v1.WatchResponse.header:type_name -> kvd.v1.ResponseHeader
-	52,  // 71: kvd.v1.WatchResponse.events:type_name -> kvd.v1.WatchEvent
-	57,  // 72: kvd.v1.WatchResponse.error:type_name -> kvd.v1.Error
-	6,   // 73: kvd.v1.WatchEvent.kv:type_name -> kvd.v1.KeyValue
-	6,   // 74: kvd.v1.WatchEvent.prev:type_name -> kvd.v1.KeyValue
-	3,   // 75: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
-	4,   // 76: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
-	3,   // 77: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
-	4,   // 78: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
-	11,  // 79: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
-	1,   // 80: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
-	59,  // 81: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
-	60,  // 82: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
-	61,  // 83: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
-	3,   // 84: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
-	4,   // 85: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
-	58,  // 86: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
-	64,  // 87: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
-	3,   // 88: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
-	4,   // 89: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
-	67,  // 90: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
-	3,   // 91: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
-	3,   // 92: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
-	4,   // 93: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
-	3,   // 94: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
-	4,   // 95: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
-	13,  // 96: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
-	15,  // 97: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
-	17,  // 98: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
-	19,  // 99: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
-	21,  // 100: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
-	23,  // 101: kvd.v1.KV.Txn:input_type -> kvd.v1.TxnRequest
-	37,  // 102: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
-	39,  // 103: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
-	42,  // 104: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
-	45,  // 105: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
-	47,  // 106: kvd.v1.KV.Watch:input_type -> kvd.v1.WatchRequest
-	53,  // 107: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
-	30,  // 108: kvd.v1.KV.ListTxns:input_type -> kvd.v1.ListTxnsRequest
-	33,  // 109: kvd.v1.KV.ResolveTxns:input_type -> kvd.v1.ResolveTxnsRequest
-	55,  // 110: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
-	62,  // 111: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
-	65,  // 112: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
-	68,  // 113: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
-	70,  // 114: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
-	72,  // 115: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
-	14,  // 116: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
-	16,  // 117: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
-	18,  // 118: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
-	20,  // 119: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
-	22,  // 120: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
-	29,  // 121: kvd.v1.KV.Txn:output_type -> kvd.v1.TxnResponse
-	38,  // 122: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
-	40,  // 123: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
-	44,  // 124: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
-	46,  // 125: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
-	51,  // 126: kvd.v1.KV.Watch:output_type -> kvd.v1.WatchResponse
-	54,  // 127: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
-	31,  // 128: kvd.v1.KV.ListTxns:output_type -> kvd.v1.ListTxnsResponse
-	34,  // 129: kvd.v1.KV.ResolveTxns:output_type -> kvd.v1.ResolveTxnsResponse
-	56,  // 130: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
-	63,  // 131: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
-	66,  // 132: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
-	69,  // 133: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
-	71,  // 134: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
-	73,  // 135: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
-	116, // [116:136] is the sub-list for method output_type
-	96,  // [96:116] is the sub-list for method input_type
-	96,  // [96:96] is the sub-list for extension type_name
-	96,  // [96:96] is the sub-list for extension extendee
-	0,   // [0:96] is the sub-list for field type_name
+	29,  // 4: kvd.v1.WriteResult.txn:type_name -> kvd.v1.TxnResponse
+	6,   // 5: kvd.v1.GetResult.kv:type_name -> kvd.v1.KeyValue
+	57,  // 6: kvd.v1.GetResult.error:type_name -> kvd.v1.Error
+	3,   // 7: kvd.v1.BatchRequest.header:type_name -> kvd.v1.Header
+	10,  // 8: kvd.v1.BatchRequest.writes:type_name -> kvd.v1.WriteOp
+	9,   // 9: kvd.v1.BatchRequest.gets:type_name -> kvd.v1.GetOp
+	4,   // 10: kvd.v1.BatchResponse.header:type_name -> kvd.v1.ResponseHeader
+	57,  // 11: kvd.v1.BatchResponse.error:type_name -> kvd.v1.Error
+	11,  // 12: kvd.v1.BatchResponse.writes:type_name -> kvd.v1.WriteResult
+	12,  // 13: kvd.v1.BatchResponse.gets:type_name -> kvd.v1.GetResult
+	3,   // 14: kvd.v1.PutRequest.header:type_name -> kvd.v1.Header
+	5,   // 15: kvd.v1.PutRequest.attempt:type_name -> kvd.v1.Attempt
+	7,   // 16: kvd.v1.PutRequest.op:type_name -> kvd.v1.PutOp
+	4,   // 17: kvd.v1.PutResponse.header:type_name -> kvd.v1.ResponseHeader
+	6,   // 18: kvd.v1.PutResponse.prev:type_name -> kvd.v1.KeyValue
+	3,   // 19: kvd.v1.GetRequest.header:type_name -> kvd.v1.Header
+	9,   // 20: kvd.v1.GetRequest.op:type_name -> kvd.v1.GetOp
+	4,   // 21: kvd.v1.GetResponse.header:type_name -> kvd.v1.ResponseHeader
+	6,   // 22: kvd.v1.GetResponse.kv:type_name -> kvd.v1.KeyValue
+	3,   // 23: kvd.v1.DeleteRequest.header:type_name -> kvd.v1.Header
+	5,   // 24: kvd.v1.DeleteRequest.attempt:type_name -> kvd.v1.Attempt
+	8,   // 25: kvd.v1.DeleteRequest.op:type_name -> kvd.v1.DeleteOp
+	4,   // 26: kvd.v1.DeleteResponse.header:type_name -> kvd.v1.ResponseHeader
+	6,   // 27: kvd.v1.DeleteResponse.prev:type_name -> kvd.v1.KeyValue
+	3,   // 28: kvd.v1.DeleteRangeRequest.header:type_name -> kvd.v1.Header
+	5,   // 29: kvd.v1.DeleteRangeRequest.attempt:type_name -> kvd.v1.Attempt
+	4,   // 30: kvd.v1.DeleteRangeResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 31: kvd.v1.TxnRequest.header:type_name -> kvd.v1.Header
+	5,   // 32: kvd.v1.TxnRequest.attempt:type_name -> kvd.v1.Attempt
+	24,  // 33: kvd.v1.TxnRequest.compares:type_name -> kvd.v1.Compare
+	26,  // 34: kvd.v1.TxnRequest.then:type_name -> kvd.v1.TxnOp
+	26,  // 35: kvd.v1.TxnRequest.otherwise:type_name -> kvd.v1.TxnOp
+	0,   // 36: kvd.v1.Compare.relation:type_name -> kvd.v1.Relation
+	25,  // 37: kvd.v1.Compare.unchanged:type_name -> kvd.v1.Unchanged
+	7,   // 38: kvd.v1.TxnOp.put:type_name -> kvd.v1.PutOp
+	9,   // 39: kvd.v1.TxnOp.get:type_name -> kvd.v1.GetOp
+	8,   // 40: kvd.v1.TxnOp.delete:type_name -> kvd.v1.DeleteOp
+	27,  // 41: kvd.v1.TxnOp.delete_range:type_name -> kvd.v1.DeleteRangeOp
+	28,  // 42: kvd.v1.TxnOp.range:type_name -> kvd.v1.RangeOp
+	4,   // 43: kvd.v1.TxnResponse.header:type_name -> kvd.v1.ResponseHeader
+	36,  // 44: kvd.v1.TxnResponse.results:type_name -> kvd.v1.TxnResult
+	3,   // 45: kvd.v1.ListTxnsRequest.header:type_name -> kvd.v1.Header
+	4,   // 46: kvd.v1.ListTxnsResponse.header:type_name -> kvd.v1.ResponseHeader
+	32,  // 47: kvd.v1.ListTxnsResponse.txns:type_name -> kvd.v1.TxnInfo
+	2,   // 48: kvd.v1.TxnInfo.state:type_name -> kvd.v1.TxnInfo.State
+	3,   // 49: kvd.v1.ResolveTxnsRequest.header:type_name -> kvd.v1.Header
+	4,   // 50: kvd.v1.ResolveTxnsResponse.header:type_name -> kvd.v1.ResponseHeader
+	35,  // 51: kvd.v1.ResolveTxnsResponse.txns:type_name -> kvd.v1.ResolvedTxn
+	6,   // 52: kvd.v1.TxnResult.kv:type_name -> kvd.v1.KeyValue
+	6,   // 53: kvd.v1.TxnResult.kvs:type_name -> kvd.v1.KeyValue
+	57,  // 54: kvd.v1.TxnResult.error:type_name -> kvd.v1.Error
+	3,   // 55: kvd.v1.RangeRequest.header:type_name -> kvd.v1.Header
+	4,   // 56: kvd.v1.RangeResponse.header:type_name -> kvd.v1.ResponseHeader
+	6,   // 57: kvd.v1.RangeResponse.kvs:type_name -> kvd.v1.KeyValue
+	3,   // 58: kvd.v1.HistoryRequest.header:type_name -> kvd.v1.Header
+	4,   // 59: kvd.v1.HistoryResponse.header:type_name -> kvd.v1.ResponseHeader
+	41,  // 60: kvd.v1.HistoryResponse.versions:type_name -> kvd.v1.KeyVersion
+	6,   // 61: kvd.v1.KeyVersion.kv:type_name -> kvd.v1.KeyValue
+	3,   // 62: kvd.v1.HoldRequest.header:type_name -> kvd.v1.Header
+	43,  // 63: kvd.v1.HoldRequest.ranges:type_name -> kvd.v1.KeyRange
+	4,   // 64: kvd.v1.HoldResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 65: kvd.v1.ConfirmRequest.header:type_name -> kvd.v1.Header
+	4,   // 66: kvd.v1.ConfirmResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 67: kvd.v1.WatchRequest.header:type_name -> kvd.v1.Header
+	48,  // 68: kvd.v1.WatchRequest.create:type_name -> kvd.v1.WatchCreate
+	49,  // 69: kvd.v1.WatchRequest.cancel:type_name -> kvd.v1.WatchCancel
+	50,  // 70: kvd.v1.WatchRequest.advance:type_name -> kvd.v1.WatchAdvance
+	4,   // 71: kvd.v1.WatchResponse.header:type_name -> kvd.v1.ResponseHeader
+	52,  // 72: kvd.v1.WatchResponse.events:type_name -> kvd.v1.WatchEvent
+	57,  // 73: kvd.v1.WatchResponse.error:type_name -> kvd.v1.Error
+	6,   // 74: kvd.v1.WatchEvent.kv:type_name -> kvd.v1.KeyValue
+	6,   // 75: kvd.v1.WatchEvent.prev:type_name -> kvd.v1.KeyValue
+	3,   // 76: kvd.v1.CompactRequest.header:type_name -> kvd.v1.Header
+	4,   // 77: kvd.v1.CompactResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 78: kvd.v1.SettleRequest.header:type_name -> kvd.v1.Header
+	4,   // 79: kvd.v1.SettleResponse.header:type_name -> kvd.v1.ResponseHeader
+	11,  // 80: kvd.v1.SettleResponse.result:type_name -> kvd.v1.WriteResult
+	1,   // 81: kvd.v1.Error.reason:type_name -> kvd.v1.Reason
+	59,  // 82: kvd.v1.ClusterMap.nodes:type_name -> kvd.v1.Node
+	60,  // 83: kvd.v1.ClusterMap.shards:type_name -> kvd.v1.Shard
+	61,  // 84: kvd.v1.ClusterMap.overrides:type_name -> kvd.v1.SlotOverride
+	3,   // 85: kvd.v1.GetMapRequest.header:type_name -> kvd.v1.Header
+	4,   // 86: kvd.v1.GetMapResponse.header:type_name -> kvd.v1.ResponseHeader
+	58,  // 87: kvd.v1.GetMapResponse.map:type_name -> kvd.v1.ClusterMap
+	64,  // 88: kvd.v1.GetMapResponse.leaders:type_name -> kvd.v1.ShardLeader
+	3,   // 89: kvd.v1.NodeStatusRequest.header:type_name -> kvd.v1.Header
+	4,   // 90: kvd.v1.NodeStatusResponse.header:type_name -> kvd.v1.ResponseHeader
+	67,  // 91: kvd.v1.NodeStatusResponse.replicas:type_name -> kvd.v1.ReplicaStatus
+	3,   // 92: kvd.v1.CheckDiskRequest.header:type_name -> kvd.v1.Header
+	3,   // 93: kvd.v1.ShardRevisionRequest.header:type_name -> kvd.v1.Header
+	4,   // 94: kvd.v1.ShardRevisionResponse.header:type_name -> kvd.v1.ResponseHeader
+	3,   // 95: kvd.v1.DigestRequest.header:type_name -> kvd.v1.Header
+	4,   // 96: kvd.v1.DigestResponse.header:type_name -> kvd.v1.ResponseHeader
+	13,  // 97: kvd.v1.KV.Batch:input_type -> kvd.v1.BatchRequest
+	15,  // 98: kvd.v1.KV.Put:input_type -> kvd.v1.PutRequest
+	17,  // 99: kvd.v1.KV.Get:input_type -> kvd.v1.GetRequest
+	19,  // 100: kvd.v1.KV.Delete:input_type -> kvd.v1.DeleteRequest
+	21,  // 101: kvd.v1.KV.DeleteRange:input_type -> kvd.v1.DeleteRangeRequest
+	23,  // 102: kvd.v1.KV.Txn:input_type -> kvd.v1.TxnRequest
+	37,  // 103: kvd.v1.KV.Range:input_type -> kvd.v1.RangeRequest
+	39,  // 104: kvd.v1.KV.History:input_type -> kvd.v1.HistoryRequest
+	42,  // 105: kvd.v1.KV.Hold:input_type -> kvd.v1.HoldRequest
+	45,  // 106: kvd.v1.KV.Confirm:input_type -> kvd.v1.ConfirmRequest
+	47,  // 107: kvd.v1.KV.Watch:input_type -> kvd.v1.WatchRequest
+	53,  // 108: kvd.v1.KV.Compact:input_type -> kvd.v1.CompactRequest
+	30,  // 109: kvd.v1.KV.ListTxns:input_type -> kvd.v1.ListTxnsRequest
+	33,  // 110: kvd.v1.KV.ResolveTxns:input_type -> kvd.v1.ResolveTxnsRequest
+	55,  // 111: kvd.v1.KV.Settle:input_type -> kvd.v1.SettleRequest
+	62,  // 112: kvd.v1.Cluster.GetMap:input_type -> kvd.v1.GetMapRequest
+	65,  // 113: kvd.v1.Cluster.NodeStatus:input_type -> kvd.v1.NodeStatusRequest
+	68,  // 114: kvd.v1.Cluster.CheckDisk:input_type -> kvd.v1.CheckDiskRequest
+	70,  // 115: kvd.v1.Cluster.ShardRevision:input_type -> kvd.v1.ShardRevisionRequest
+	72,  // 116: kvd.v1.Cluster.Digest:input_type -> kvd.v1.DigestRequest
+	14,  // 117: kvd.v1.KV.Batch:output_type -> kvd.v1.BatchResponse
+	16,  // 118: kvd.v1.KV.Put:output_type -> kvd.v1.PutResponse
+	18,  // 119: kvd.v1.KV.Get:output_type -> kvd.v1.GetResponse
+	20,  // 120: kvd.v1.KV.Delete:output_type -> kvd.v1.DeleteResponse
+	22,  // 121: kvd.v1.KV.DeleteRange:output_type -> kvd.v1.DeleteRangeResponse
+	29,  // 122: kvd.v1.KV.Txn:output_type -> kvd.v1.TxnResponse
+	38,  // 123: kvd.v1.KV.Range:output_type -> kvd.v1.RangeResponse
+	40,  // 124: kvd.v1.KV.History:output_type -> kvd.v1.HistoryResponse
+	44,  // 125: kvd.v1.KV.Hold:output_type -> kvd.v1.HoldResponse
+	46,  // 126: kvd.v1.KV.Confirm:output_type -> kvd.v1.ConfirmResponse
+	51,  // 127: kvd.v1.KV.Watch:output_type -> kvd.v1.WatchResponse
+	54,  // 128: kvd.v1.KV.Compact:output_type -> kvd.v1.CompactResponse
+	31,  // 129: kvd.v1.KV.ListTxns:output_type -> kvd.v1.ListTxnsResponse
+	34,  // 130: kvd.v1.KV.ResolveTxns:output_type -> kvd.v1.ResolveTxnsResponse
+	56,  // 131: kvd.v1.KV.Settle:output_type -> kvd.v1.SettleResponse
+	63,  // 132: kvd.v1.Cluster.GetMap:output_type -> kvd.v1.GetMapResponse
+	66,  // 133: kvd.v1.Cluster.NodeStatus:output_type -> kvd.v1.NodeStatusResponse
+	69,  // 134: kvd.v1.Cluster.CheckDisk:output_type -> kvd.v1.CheckDiskResponse
+	71,  // 135: kvd.v1.Cluster.ShardRevision:output_type -> kvd.v1.ShardRevisionResponse
+	73,  // 136: kvd.v1.Cluster.Digest:output_type -> kvd.v1.DigestResponse
+	117, // [117:137] is the sub-list for method output_type
+	97,  // [97:117] is the sub-list for method input_type
+	97,  // [97:97] is the sub-list for extension type_name
+	97,  // [97:97] is the sub-list for extension extendee
+	0,   // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -6286,6 +6343,7 @@ func file_kvdpb_kvd_proto_init() {
 	file_kvdpb_kvd_proto_msgTypes[7].OneofWrappers = []any{
 		(*WriteOp_Put)(nil),
 		(*WriteOp_Delete)(nil),
+		(*WriteOp_Txn)(nil),
 	}
 	file_kvdpb_kvd_proto_msgTypes[21].OneofWrappers = []any{
 		(*Compare_Value)(nil),
