@@ -34,9 +34,10 @@ type Config struct {
 	// OnApplied is told the highest revision of an entry before what it writes
 	// can be read, and of the state when that is loaded. Default: nobody is.
 	OnApplied func(revision uint64)
-	// OnPrepared is told that a part of a transaction has been prepared, or that the
-	// state loaded has some. It must not wait. Default: nobody is.
-	OnPrepared func()
+	// OnPending is told that a part of a transaction has been prepared, or an attempt is
+	// remembered as over, or that the state loaded has such. It must not wait. Default:
+	// nobody is.
+	OnPending func()
 	// OnResolved is told that what was prepared is over, when that can be read. It must
 	// not wait. Default: nobody is.
 	OnResolved func(TxnID)
@@ -84,8 +85,8 @@ func New(cfg Config) *FSM {
 	if cfg.DedupeRecords == 0 {
 		cfg.DedupeRecords = DefaultDedupeRecords
 	}
-	if cfg.OnPrepared == nil {
-		cfg.OnPrepared = func() {}
+	if cfg.OnPending == nil {
+		cfg.OnPending = func() {}
 	}
 	if cfg.OnResolved == nil {
 		cfg.OnResolved = func(TxnID) {}
@@ -115,8 +116,8 @@ func (f *FSM) load() {
 	if err := f.intents.load(f.store); err != nil {
 		f.fail(fmt.Errorf("load transactions: %w", err))
 	}
-	if f.intents.any() {
-		f.cfg.OnPrepared()
+	if f.intents.any() || len(f.intents.ended) > 0 {
+		f.cfg.OnPending()
 	}
 	f.cfg.OnApplied(s.Revision)
 }

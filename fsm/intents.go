@@ -56,6 +56,7 @@ type Intents struct {
 	all       map[TxnID]*intent
 	table     locks.Table[*intent]
 	decisions map[TxnID]*logpb.Decision
+	ended     map[uint32]Ended // by anchor
 
 	// What follows is of the one that applies alone.
 	anchors  map[uint32]*anchor
@@ -80,6 +81,7 @@ func (x *Intents) thaw() {
 func (x *Intents) load(st *store.Store) error {
 	before := x.all
 	x.all, x.decisions, x.anchors = make(map[TxnID]*intent), make(map[TxnID]*logpb.Decision), make(map[uint32]*anchor)
+	x.ended = make(map[uint32]Ended)
 	x.table, x.bytes, x.resolved, x.touched = locks.Table[*intent]{}, 0, nil, nil
 	defer func() {
 		for id, in := range before { // any order: all of them
@@ -102,6 +104,7 @@ func (x *Intents) load(st *store.Store) error {
 				a.finished[seq] = true
 			}
 			x.anchors[pb.Shard] = a
+			x.noteEnded(&pb)
 		case intentRecord:
 			pb := new(logpb.Intent)
 			if err := pb.UnmarshalVT(value); err != nil {
@@ -187,6 +190,27 @@ func (x *Intents) add(in *intent) {
 
 // any tells whether there are intents.
 func (x *Intents) any() bool { return len(x.all) > 0 }
+
+// noteEnded notes what the record of an anchor says. The caller holds mu.
+func (x *Intents) noteEnded(pb *logpb.Anchor) {
+	if n := len(pb.Finished); n > 0 {
+		x.ended[pb.Shard] = Ended{Term: pb.Term, Floor: pb.Floor, Last: pb.Finished[n-1]}
+	} else {
+		delete(x.ended, pb.Shard)
+	}
+}
+
+// Ended is what a shard remembers of an anchor whose attempts, in its term, are over below
+// the floor, and others above it, up to the last.
+type Ended struct{ Term, Floor, Last uint64 }
+
+// Ended returns what is remembered of anchors, of those that have ended attempts above
+// their floors.
+func (x *Intents) Ended() map[uint32]Ended {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return maps.Clone(x.ended)
+}
 
 // full tells whether there is no room for another intent.
 func (x *Intents) full(in *intent) bool {

@@ -59,7 +59,7 @@ func (r *run) prepare(op *logpb.Prepare, o *Outcome) error {
 	x.mu.Lock()
 	x.add(in)
 	x.mu.Unlock()
-	r.fsm.cfg.OnPrepared()
+	r.fsm.cfg.OnPending()
 	*o = in.outcome()
 	return nil
 }
@@ -165,11 +165,16 @@ func (r *run) resolve(op *logpb.Resolve, o *Outcome) error {
 func (r *run) saveAnchors() error {
 	x := &r.fsm.intents
 	for _, shard := range x.touched {
-		record, err := x.anchorRecordOf(shard).MarshalVT()
+		pb := x.anchorRecordOf(shard)
+		record, err := pb.MarshalVT()
 		if err != nil {
 			return fmt.Errorf("encode anchor: %w", err)
 		}
 		r.fsm.store.Records(store.Intents).Put(anchorKey(shard), record)
+		x.mu.Lock()
+		x.noteEnded(pb)
+		x.mu.Unlock()
+		r.fsm.cfg.OnPending()
 	}
 	x.touched = x.touched[:0]
 	return nil

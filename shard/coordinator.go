@@ -131,12 +131,13 @@ func (k *coordinator) lives(id fsm.TxnID) bool {
 // already, or never will be. If it was, there is a decision until all participants have
 // done what it says: who still has something prepared, and is told that there is none,
 // knows that it was never executed.
-func (k *coordinator) inquire(ctx context.Context, ids []*logpb.TxnID) ([]*peerpb.Verdict, error) {
+func (k *coordinator) inquire(ctx context.Context, ids []*logpb.TxnID) (*peerpb.InquireReply, error) {
 	g, err := k.r.awaitReign(ctx)
 	if err != nil {
 		return nil, err
 	}
 	verdicts := make([]*peerpb.Verdict, len(ids))
+	floor := max(k.floor(g.term), 1) // before the look for decisions; 1: none has begun
 	for i, pb := range ids {
 		id, v := fsm.TxnIDOf(pb), &peerpb.Verdict{}
 		verdicts[i] = v
@@ -155,7 +156,7 @@ func (k *coordinator) inquire(ctx context.Context, ids []*logpb.TxnID) ([]*peerp
 	if !g.engine.leads(g.term) {
 		return nil, k.r.notLeader()
 	}
-	return verdicts, nil
+	return &peerpb.InquireReply{Verdicts: verdicts, Term: g.term, Floor: floor}, nil
 }
 
 // execute runs a transaction, again until it is decided or ctx ends.

@@ -164,7 +164,7 @@ func (r *Replica) openFiles(ctx context.Context) (err error) {
 			return r.log.Err()
 		},
 		OnApplied:     r.cfg.clock.Applied,
-		OnPrepared:    func() { poke(r.sweeper.wake) },
+		OnPending:     func() { poke(r.sweeper.wake) },
 		OnResolved:    r.resolved,
 		DedupeRecords: r.cfg.retention.DedupeRecords,
 		Metrics:       r.cfg.metrics.fsm,

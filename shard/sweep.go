@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -17,6 +18,9 @@ const (
 	// sweepAfter is how long something has to have been prepared before its anchor is
 	// asked about it.
 	sweepAfter = 200 * time.Millisecond
+	// floorAfter is how long an anchor has to have been silent before it is asked which
+	// of the attempts that are over need not be remembered.
+	floorAfter = time.Second
 	// inquireTimeout bounds the question.
 	inquireTimeout = time.Second
 )
@@ -26,59 +30,83 @@ const (
 type sweeper struct {
 	r      *Replica
 	caller *caller
-	wake   chan struct{} // poked when something has been prepared
+	wake   chan struct{} // poked when something is pending
+}
+
+// pendingSince is what a sweeper has seen, and since when.
+type pendingSince struct {
+	prepared map[fsm.TxnID]time.Time
+	ended    map[uint32]endedSince // by anchor
+}
+
+type endedSince struct {
+	fsm.Ended
+	at time.Time
+}
+
+// long returns those that have been prepared for long, by anchor, with the anchors of
+// which attempts have been remembered as over for long.
+func (s *pendingSince) long(all []fsm.Pending, ended map[uint32]fsm.Ended) map[uint32][]*logpb.TxnID {
+	now := time.Now()
+	long := make(map[uint32][]*logpb.TxnID)
+	there := make(map[fsm.TxnID]bool, len(all))
+	for _, p := range all {
+		there[p.ID] = true
+		since, ok := s.prepared[p.ID]
+		if !ok {
+			s.prepared[p.ID], since = now, now
+		}
+		if now.Sub(since) >= sweepAfter {
+			long[p.ID.Shard] = append(long[p.ID.Shard], p.ID.PB())
+		}
+	}
+	maps.DeleteFunc(s.prepared, func(id fsm.TxnID, _ time.Time) bool { return !there[id] })
+	for anchor, e := range ended {
+		since := s.ended[anchor]
+		if since.Ended != e {
+			since = endedSince{e, now}
+		}
+		if now.Sub(since.at) >= floorAfter {
+			since.at = now // not again for as long
+			if _, ok := long[anchor]; !ok {
+				long[anchor] = nil
+			}
+		}
+		s.ended[anchor] = since
+	}
+	return long
 }
 
 // run asks while the replica leads, until ctx ends.
 func (w *sweeper) run(ctx context.Context) {
-	seen := make(map[fsm.TxnID]time.Time)
 	for {
 		select {
 		case <-w.wake:
 		case <-ctx.Done():
 			return
 		}
+		seen := pendingSince{make(map[fsm.TxnID]time.Time), make(map[uint32]endedSince)}
 		for {
 			select {
 			case <-time.After(sweepInterval):
 			case <-ctx.Done():
 				return
 			}
-			all := w.r.fsm.Intents().All()
-			if len(all) == 0 {
-				clear(seen)
+			all, ended := w.r.fsm.Intents().All(), w.r.fsm.Intents().Ended()
+			if len(all)+len(ended) == 0 {
 				break
 			}
-			w.sweep(ctx, all, seen)
+			if long := seen.long(all, ended); w.r.IsLeader() {
+				w.sweep(ctx, long)
+			}
 		}
 	}
 }
 
-// sweep asks about those that have been there for long. seen has since when.
-func (w *sweeper) sweep(ctx context.Context, all []fsm.Pending, seen map[fsm.TxnID]time.Time) {
-	now := time.Now()
-	there := make(map[fsm.TxnID]bool, len(all))
-	asked := make(map[uint32][]*logpb.TxnID) // by anchor
-	for _, p := range all {
-		there[p.ID] = true
-		since, ok := seen[p.ID]
-		if !ok {
-			seen[p.ID], since = now, now
-		}
-		if now.Sub(since) >= sweepAfter {
-			asked[p.ID.Shard] = append(asked[p.ID.Shard], p.ID.PB())
-		}
-	}
-	for id := range seen {
-		if !there[id] {
-			delete(seen, id)
-		}
-	}
-	if !w.r.IsLeader() {
-		return
-	}
+// sweep asks anchors about what they have begun.
+func (w *sweeper) sweep(ctx context.Context, begun map[uint32][]*logpb.TxnID) {
 	var asking sync.WaitGroup
-	for anchor, ids := range asked {
+	for anchor, ids := range begun {
 		asking.Go(func() {
 			if _, err := w.settle(ctx, anchor, ids); err != nil {
 				w.r.logger.Debug("the anchor of transactions does not answer", "anchor", anchor, "transactions", len(ids), "error", err)
@@ -96,7 +124,8 @@ func (w *sweeper) settle(ctx context.Context, anchor uint32, ids []*logpb.TxnID)
 	if err != nil {
 		return nil, err
 	}
-	verdicts := reply.GetInquire().GetVerdicts()
+	answer := reply.GetInquire()
+	verdicts := answer.GetVerdicts()
 	if len(verdicts) != len(ids) {
 		return nil, errNoAnswer
 	}
@@ -106,6 +135,12 @@ func (w *sweeper) settle(ctx context.Context, anchor uint32, ids []*logpb.TxnID)
 			w.r.metrics.hadToAsk(v.Committed)
 			all = append(all, &logpb.Resolve{Id: ids[i], Committed: v.Committed, Otherwise: v.Otherwise, Revision: v.Revision})
 		}
+	}
+	known, remembered := w.r.fsm.Intents().Ended()[anchor]
+	if remembered && (answer.Term > known.Term || answer.Floor > known.Floor) || len(all) > 0 {
+		// Of an attempt below the floor: it says no more than that.
+		below := fsm.TxnID{Shard: anchor, Term: answer.Term, Seq: answer.Floor - 1}
+		all = append(all, &logpb.Resolve{Id: below.PB(), Floor: answer.Floor})
 	}
 	if len(all) == 0 {
 		return verdicts, nil

@@ -107,8 +107,8 @@ func TestVirtualUnknownIsNotAborted(t *testing.T) {
 		}
 		k := r.coordinator
 		id := fsm.TxnID{Slot: uint32(c.twoShards().Slot), Shard: 1, Term: k.term, Seq: k.seq}
-		if verdicts, err := k.inquire(t.Context(), []*logpb.TxnID{id.PB()}); err == nil && !verdicts[0].Running {
-			t.Errorf("it is told to be %v", verdicts[0])
+		if reply, err := k.inquire(t.Context(), []*logpb.TxnID{id.PB()}); err == nil && !reply.Verdicts[0].Running {
+			t.Errorf("it is told to be %v", reply.Verdicts[0])
 		}
 		if !k.lives(id) {
 			t.Error("it is told to be over")

@@ -205,8 +205,8 @@ func (c *caller) serveShard(ctx context.Context, r *Replica, req *peerpb.ShardRe
 		err := r.resolve(ctx, what.Resolve.Resolves, what.Resolve.Holds)
 		return &peerpb.ShardReply{What: &peerpb.ShardReply_Resolve{Resolve: &peerpb.ResolveReply{}}}, err
 	case *peerpb.ShardRequest_Inquire:
-		verdicts, err := r.coordinator.inquire(ctx, what.Inquire.Ids)
-		return &peerpb.ShardReply{What: &peerpb.ShardReply_Inquire{Inquire: &peerpb.InquireReply{Verdicts: verdicts}}}, err
+		reply, err := r.coordinator.inquire(ctx, what.Inquire.Ids)
+		return &peerpb.ShardReply{What: &peerpb.ShardReply_Inquire{Inquire: reply}}, err
 	case *peerpb.ShardRequest_Answer:
 		if c.answer == nil {
 			return nil, fmt.Errorf("node %s: %w", c.node, errNoAnswer)

@@ -1882,8 +1882,11 @@ func (x *InquireRequest) GetIds() []*logpb.TxnID {
 
 // InquireReply has a verdict on each.
 type InquireReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Verdicts      []*Verdict             `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Verdicts []*Verdict             `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
+	// The anchor's term, and the lowest attempt in it that may go on.
+	Term          uint64 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	Floor         uint64 `protobuf:"varint,3,opt,name=floor,proto3" json:"floor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1923,6 +1926,20 @@ func (x *InquireReply) GetVerdicts() []*Verdict {
 		return x.Verdicts
 	}
 	return nil
+}
+
+func (x *InquireReply) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *InquireReply) GetFloor() uint64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
 }
 
 type Verdict struct {
@@ -2231,9 +2248,11 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\x05holds\x18\x02 \x03(\x06R\x05holds\"\x0e\n" +
 	"\fResolveReply\"5\n" +
 	"\x0eInquireRequest\x12#\n" +
-	"\x03ids\x18\x01 \x03(\v2\x11.kvd.log.v1.TxnIDR\x03ids\"@\n" +
+	"\x03ids\x18\x01 \x03(\v2\x11.kvd.log.v1.TxnIDR\x03ids\"j\n" +
 	"\fInquireReply\x120\n" +
-	"\bverdicts\x18\x01 \x03(\v2\x14.kvd.peer.v1.VerdictR\bverdicts\"{\n" +
+	"\bverdicts\x18\x01 \x03(\v2\x14.kvd.peer.v1.VerdictR\bverdicts\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05floor\x18\x03 \x01(\x04R\x05floor\"{\n" +
 	"\aVerdict\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\bR\tcommitted\x12\x1c\n" +

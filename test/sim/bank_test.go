@@ -57,6 +57,7 @@ func TestBank(t *testing.T) {
 		}
 		awaitNoTxns(t, reader, time.Now())
 		t.Log(&bank)
+		time.Sleep(floorsWithin)
 		names := c.Names()
 		for _, name := range names {
 			c.StopNode(name)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/store"
 	"github.com/kvd-io/kvd/test/check"
@@ -147,6 +148,7 @@ func (x cell) run(t *testing.T, dir string) (end string, took time.Duration) {
 		t.Error(err)
 	}
 	awaitNoTxns(t, reader, time.Now())
+	time.Sleep(floorsWithin)
 	names := c.Names()
 	for _, name := range names {
 		c.StopNode(name)
@@ -256,11 +258,14 @@ func (x cell) judge(t *testing.T, cl *client.Client, keys []string, res client.T
 	return end
 }
 
+// floorsWithin is how long after the last transaction no more than a floor of each anchor
+// is remembered.
+const floorsWithin = 3 * time.Second
+
 // nothingLeft looks into the data files of a node that has stopped: of transactions of
-// several shards there is no more than what each shard remembers of the others.
+// several shards there is no more than a floor that each shard remembers of each other.
 func nothingLeft(t *testing.T, dir string, shards int) {
 	t.Helper()
-	const most = 512 // bytes: a floor, and some attempts that ended after it
 	for id := 1; id <= shards; id++ {
 		st, err := store.Open(store.Config{Path: filepath.Join(dir, fmt.Sprint("shard-", id), "data.db")})
 		if err != nil {
@@ -269,8 +274,11 @@ func nothingLeft(t *testing.T, dir string, shards int) {
 		for _, kind := range []store.RecordKind{store.Intents, store.Decisions} {
 			anchors := 0
 			if err := st.Records(kind).Each(func(key string, value []byte) error {
-				if anchors++; key[0] != 'a' || anchors >= shards || len(value) > most {
+				var pb logpb.Anchor
+				if anchors++; key[0] != 'a' || anchors >= shards {
 					t.Errorf("%s, shard %d: %q is left: %x", dir, id, key, value)
+				} else if err := pb.UnmarshalVT(value); err != nil || len(pb.Finished) > 0 {
+					t.Errorf("%s, shard %d: of anchor %d is left, besides its floor: %v (%v)", dir, id, pb.Shard, &pb, err)
 				}
 				return nil
 			}); err != nil {
