@@ -96,6 +96,8 @@ const (
 	// RunningTakenForAborted: who asks of a transaction that is not decided yet is told
 	// that it never will be.
 	RunningTakenForAborted Name = "running-taken-for-aborted"
+	// PhantomsAdmitted: what is new in a range that a transaction has read is not seen.
+	PhantomsAdmitted Name = "phantoms-admitted"
 	// WatchPastIntents: a watch is told of more than what can no longer be written below.
 	WatchPastIntents Name = "watch-past-intents"
 )
@@ -143,7 +145,7 @@ var All = []Name{
 	NewIdentity, UnknownAsFailed,
 	ReplyBeforeSync, WriteErrorIgnored, OldTermExecuted, RevisionGoesBack, ConditionIgnored, CompareIgnored, TxnCutShort,
 	SnapshotLosesMemtable,
-	IntentsUnread, LocksIgnored, OrphanAdmitted, DecisionLost, RunningTakenForAborted, WatchPastIntents,
+	IntentsUnread, LocksIgnored, OrphanAdmitted, DecisionLost, RunningTakenForAborted, WatchPastIntents, PhantomsAdmitted,
 	DedupeNotCheckpointed, DedupeLostAtInstall, IndexAheadOfData, DeletedKeyReturns, HistoryLost, DamageIgnored,
 	ToldTooMuch, RangeCutOff, ConfirmLeftOut, AnswerOfThePresent,
 	WatchResumedLate, WatchWithoutPin,

@@ -28,7 +28,7 @@ const (
 	leastTime   = 5 * time.Second // in which anything happens
 	workers     = 8               // clients of registers
 	listers     = 2               // clients of lists and counters
-	bankers     = 2               // clients of a bank, and watches of it
+	bankers     = 2               // clients of a bank, with watches of it, and of rooms
 	watchers    = 3
 	bustleTime  = 5 * time.Second // of all clients, once faults are over
 	recoverWait = time.Minute     // until all is well again, once faults are over
@@ -118,6 +118,7 @@ func (r *round) play(t *testing.T, x *target) error {
 	lists := workload.Lists{Recorder: &r.recorder, Lists: 4, Epoch: 10 * time.Second, Pause: 200 * time.Millisecond, CallTimeout: 3 * time.Second}
 	counters := workload.Counters{Recorder: &r.recorder, Counters: 3, Pause: 200 * time.Millisecond, CallTimeout: 3 * time.Second}
 	bank := workload.Bank{Recorder: &r.recorder, Accounts: 6, Pause: 200 * time.Millisecond, CallTimeout: 3 * time.Second}
+	rooms := workload.Rooms{Recorder: &r.recorder, Rooms: 3, Pause: 200 * time.Millisecond, CallTimeout: 3 * time.Second}
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -135,8 +136,9 @@ func (r *round) play(t *testing.T, x *target) error {
 	}
 	for i := range bankers {
 		cl := x.connect(client.Config{Unary: i%2 == 0})
-		rng := rand.New(rand.NewPCG(r.seed, uint64(400+i)))
+		rng, others := rand.New(rand.NewPCG(r.seed, uint64(400+i))), rand.New(rand.NewPCG(r.seed, uint64(500+i)))
 		all.Go(func() { bank.Run(ctx, cl, i, rng) })
+		all.Go(func() { rooms.Run(ctx, cl, i, others) })
 		all.Go(func() { bank.Watch(ctx, cl) })
 	}
 	watching, unwatch := context.WithCancel(t.Context())
@@ -179,7 +181,7 @@ func (r *round) play(t *testing.T, x *target) error {
 	watched.Wait()
 	reading, done = context.WithTimeout(t.Context(), recoverWait)
 	defer done()
-	return errors.Join(err, r.watches.CheckEnd(reading, reader), work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader), bank.Check(reading, reader))
+	return errors.Join(err, r.watches.CheckEnd(reading, reader), work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader), bank.Check(reading, reader), rooms.Check(reading, reader))
 }
 
 // examine looks at the data of all nodes.

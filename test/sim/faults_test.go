@@ -45,7 +45,7 @@ const (
 	nodes       = 3
 	workers     = 6 // clients of registers
 	listers     = 2 // clients of lists and counters
-	bankers     = 2 // clients of a bank, and watches of it
+	bankers     = 2 // clients of a bank, with watches of it, and of rooms
 	watchers    = 2 // each of one of three ranges
 	diskBytes   = 128 << 20
 	recoverWait = time.Minute // until all is well again, once faults are over
@@ -205,13 +205,15 @@ func (l *lived) run(t *testing.T) {
 	lists := workload.Lists{Recorder: &l.recorder, Lists: 4, Epoch: time.Minute, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
 	counters := workload.Counters{Recorder: &l.recorder, Counters: 3, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
 	bank := workload.Bank{Recorder: &l.recorder, Accounts: 6, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
+	rooms := workload.Rooms{Recorder: &l.recorder, Rooms: 3, Pause: 2 * time.Second, CallTimeout: 3 * time.Second}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var all sync.WaitGroup
 	for i := range bankers {
 		cl := c.Connect(fmt.Sprintf("banker%d", i), client.Config{Unary: i%2 == 0})
-		rng := rand.New(rand.NewPCG(l.seed, uint64(400+i)))
+		rng, others := rand.New(rand.NewPCG(l.seed, uint64(400+i))), rand.New(rand.NewPCG(l.seed, uint64(500+i)))
 		all.Go(func() { bank.Run(ctx, cl, i, rng) })
+		all.Go(func() { rooms.Run(ctx, cl, i, others) })
 		all.Go(func() { bank.Watch(ctx, cl) })
 	}
 	for i := range listers {
@@ -263,13 +265,14 @@ func (l *lived) run(t *testing.T) {
 	defer time.AfterFunc(recoverWait, unwatch).Stop()
 	watched.Wait()
 	reading = within(t, recoverWait)
-	if err := errors.Join(l.watches.CheckEnd(reading, reader), work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader), bank.Check(reading, reader)); err != nil {
+	if err := errors.Join(l.watches.CheckEnd(reading, reader), work.ReadAll(reading, reader, workers), lists.ReadAll(reading, reader, listers), counters.Check(reading, reader), bank.Check(reading, reader), rooms.Check(reading, reader)); err != nil {
 		t.Error(err)
 	}
 	if err := check.Replicas(within(t, recoverWait), reader); err != nil {
 		t.Error(err)
 	}
 	t.Log(&bank)
+	t.Log(&rooms)
 }
 
 // evidence is what there is to keep.
