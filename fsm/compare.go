@@ -27,8 +27,7 @@ var everything = []locks.Lock{locks.Range(nil, nil, true)}
 
 // AwaitRevision returns nil once the revision has been applied, and with it every write
 // up to it: revisions rise strictly, but for those of transactions that were prepared
-// before. At the end of ctx the
-// error is the context's.
+// before. At the end of ctx the error is the context's.
 func (f *FSM) AwaitRevision(ctx context.Context, rev uint64) error {
 	for {
 		// The index first: what is applied after this look ends the wait.

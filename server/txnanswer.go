@@ -19,7 +19,15 @@ import (
 func (s *service) txnAnswer(ctx context.Context, r *shard.Replica, t *txn, out *fsm.Outcome) (*kvdpb.TxnResponse, error) {
 	resp := &kvdpb.TxnResponse{Succeeded: out.Code == fsm.OK, Revision: out.Revision}
 	ops := t.branch(resp.Succeeded)
-	if t.req.Brief {
+	switch {
+	case t.req.Brief:
+		return resp, nil
+	case !tells(ops):
+		none := make([]kvdpb.TxnResult, len(ops))
+		resp.Results = make([]*kvdpb.TxnResult, len(ops))
+		for i := range none {
+			resp.Results[i] = &none[i]
+		}
 		return resp, nil
 	}
 	at := out.Revision
@@ -28,12 +36,10 @@ func (s *service) txnAnswer(ctx context.Context, r *shard.Replica, t *txn, out *
 	}
 	parts, here := s.splitOps(ops, r.ID())
 	if here {
-		if tells(ops) {
-			if err := s.rangeToken(ctx); err != nil {
-				return nil, err
-			}
-			defer func() { s.ranges <- struct{}{} }()
+		if err := s.rangeToken(ctx); err != nil {
+			return nil, err
 		}
+		defer func() { s.ranges <- struct{}{} }()
 		var err error
 		resp.Results, err = answerOps(ctx, r.Store(), ops, at-1, at)
 		return resp, err

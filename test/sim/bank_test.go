@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -79,13 +78,6 @@ func storm(t *testing.T, begin func(*history.Recorder) busy) {
 		}
 		awaitNoTxns(t, reader, time.Now())
 		t.Log(work)
-		time.Sleep(floorsWithin)
-		names := c.Names()
-		for _, name := range names {
-			c.StopNode(name)
-		}
-		for _, name := range names {
-			nothingLeft(t, filepath.Join(dir, name), 4)
-		}
+		nothingLeft(t, c, dir, 4)
 	})
 }

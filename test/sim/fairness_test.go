@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -33,35 +34,64 @@ func increment(ctx context.Context, cl *client.Client, think time.Duration, keys
 	return err
 }
 
-// TestLongAmongShort: a long transaction over many keys of several shards gets its turn
-// among short ones that write those keys all the time, and keeps nobody from other keys.
-func TestLongAmongShort(t *testing.T) {
+// crowd has clients do something over and over, on a cluster of three shards, while then
+// runs. What it starts ends with ctx, and is waited for with all.
+func crowd(t *testing.T, work func(ctx context.Context, cl *client.Client, i, n int) error, then func(ctx context.Context, t *testing.T, c *Cluster, all *sync.WaitGroup)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := Start(t, Config{Shards: 3, Latency: time.Millisecond})
 		defer c.Close()
 		c.WaitReady(recoverWait, c.Names()...)
 		time.Sleep(10 * time.Second) // leaders spread in it
-		keys := make([]string, 8)
-		for i := range keys {
-			keys[i] = fmt.Sprint("hot", i)
-		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		defer func() { cancel(); all.Wait() }()
-		var short, done atomic.Int64
 		for i := range 12 {
-			cl := c.Connect(fmt.Sprint("short", i), client.Config{})
+			cl := c.Connect(fmt.Sprint("app", i), client.Config{})
 			all.Go(func() {
-				for n := i; ctx.Err() == nil; n++ {
-					some := []string{keys[n%len(keys)], keys[(n+3)%len(keys)]}
-					if err := increment(ctx, cl, 0, some[:1+n%2]...); err != nil && ctx.Err() == nil {
+				for n := 0; ctx.Err() == nil; n++ {
+					if err := work(ctx, cl, i, n); err != nil && ctx.Err() == nil {
 						t.Error(err)
 						return
 					}
-					short.Add(1)
 				}
 			})
 		}
+		then(ctx, t, c, &all)
+	})
+}
+
+// turns does something some times, and returns the longest that it took.
+func turns(t *testing.T, rounds int, do func(ctx context.Context) error) (slowest time.Duration) {
+	t.Helper()
+	const most = 2 * time.Second
+	for range rounds {
+		began := time.Now()
+		if err := do(within(t, most)); err != nil {
+			t.Fatal(err)
+		}
+		slowest = max(slowest, time.Since(began))
+	}
+	return slowest
+}
+
+// TestLongAmongShort: a long transaction over many keys of several shards gets its turn
+// among short ones that write those keys all the time, and keeps nobody from other keys.
+func TestLongAmongShort(t *testing.T) {
+	keys := make([]string, 8)
+	for i := range keys {
+		keys[i] = fmt.Sprint("hot", i)
+	}
+	var short atomic.Int64
+	work := func(ctx context.Context, cl *client.Client, i, n int) error {
+		n += i
+		some := []string{keys[n%len(keys)], keys[(n+3)%len(keys)]}
+		err := increment(ctx, cl, 0, some[:1+n%2]...)
+		if err == nil {
+			short.Add(1)
+		}
+		return err
+	}
+	crowd(t, work, func(ctx context.Context, t *testing.T, c *Cluster, all *sync.WaitGroup) {
 		other := c.Connect("other", client.Config{})
 		all.Go(func() {
 			for ctx.Err() == nil {
@@ -74,17 +104,9 @@ func TestLongAmongShort(t *testing.T) {
 				}
 			}
 		})
+		const rounds = 10
 		long := c.Connect("long", client.Config{})
-		const rounds, most = 10, 2 * time.Second
-		var slowest time.Duration
-		for range rounds {
-			began := time.Now()
-			if err := increment(within(t, most), long, 5*time.Millisecond, keys...); err != nil {
-				t.Fatal(err)
-			}
-			done.Add(1)
-			slowest = max(slowest, time.Since(began))
-		}
+		slowest := turns(t, rounds, func(ctx context.Context) error { return increment(ctx, long, 5*time.Millisecond, keys...) })
 		t.Logf("the longest took %v, beside %d short ones", slowest, short.Load())
 		if n := short.Load(); n < rounds*10 {
 			t.Errorf("only %d short transactions were done beside %d long ones", n, rounds)
@@ -136,40 +158,18 @@ func TestHotKey(t *testing.T) {
 // TestTxnAmongTransacts: a transaction that is sent as one request gets its turn among
 // those that read first, and hold what they have read.
 func TestTxnAmongTransacts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := Start(t, Config{Shards: 3, Latency: time.Millisecond})
-		defer c.Close()
-		c.WaitReady(recoverWait, c.Names()...)
-		time.Sleep(10 * time.Second) // leaders spread in it
-		keys := []string{"hot0", "hot1", "hot2", "hot3"}
-		ctx, cancel := context.WithCancel(t.Context())
-		var all sync.WaitGroup
-		defer func() { cancel(); all.Wait() }()
-		for i := range 12 {
-			cl := c.Connect(fmt.Sprint("transact", i), client.Config{})
-			all.Go(func() {
-				for ctx.Err() == nil {
-					if err := increment(ctx, cl, 0, keys...); err != nil && ctx.Err() == nil {
-						t.Error(err)
-						return
-					}
-				}
-			})
-		}
+	keys := []string{"hot0", "hot1", "hot2", "hot3"}
+	work := func(ctx context.Context, cl *client.Client, _, _ int) error { return increment(ctx, cl, 0, keys...) }
+	crowd(t, work, func(_ context.Context, t *testing.T, c *Cluster, _ *sync.WaitGroup) {
 		cl := c.Connect("txn", client.Config{})
-		const rounds, most = 10, 2 * time.Second
-		var slowest time.Duration
-		for range rounds {
-			began := time.Now()
+		slowest := turns(t, 10, func(ctx context.Context) error {
 			var puts []client.Op
-			for i := range keys {
-				puts = append(puts, client.OpPut(fmt.Sprint("hot", len(keys)-1-i), nil))
+			for _, key := range slices.Backward(keys) {
+				puts = append(puts, client.OpPut(key, nil))
 			}
-			if _, err := cl.Txn(within(t, most), client.Txn{Then: puts}); err != nil {
-				t.Fatal(err)
-			}
-			slowest = max(slowest, time.Since(began))
-		}
+			_, err := cl.Txn(ctx, client.Txn{Then: puts})
+			return err
+		})
 		t.Logf("the longest took %v", slowest)
 	})
 }

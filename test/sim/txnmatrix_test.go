@@ -148,14 +148,7 @@ func (x cell) run(t *testing.T, dir string) (end string, took time.Duration) {
 		t.Error(err)
 	}
 	awaitNoTxns(t, reader, time.Now())
-	time.Sleep(floorsWithin)
-	names := c.Names()
-	for _, name := range names {
-		c.StopNode(name)
-	}
-	for _, name := range names {
-		nothingLeft(t, filepath.Join(dir, name), 2)
-	}
+	nothingLeft(t, c, dir, 2)
 	return end, took
 }
 
@@ -262,9 +255,18 @@ func (x cell) judge(t *testing.T, cl *client.Client, keys []string, res client.T
 // is remembered.
 const floorsWithin = 3 * time.Second
 
-// nothingLeft looks into the data files of a node that has stopped: of transactions of
-// several shards there is no more than a floor that each shard remembers of each other.
-func nothingLeft(t *testing.T, dir string, shards int) {
+// nothingLeft stops the nodes and looks into their data files: of transactions of several
+// shards there is no more than a floor that each shard remembers of each other.
+func nothingLeft(t *testing.T, c *Cluster, dir string, shards int) {
+	t.Helper()
+	time.Sleep(floorsWithin)
+	for _, name := range c.Names() {
+		c.StopNode(name)
+		nothingLeftOf(t, filepath.Join(dir, name), shards)
+	}
+}
+
+func nothingLeftOf(t *testing.T, dir string, shards int) {
 	t.Helper()
 	for id := 1; id <= shards; id++ {
 		st, err := store.Open(store.Config{Path: filepath.Join(dir, fmt.Sprint("shard-", id), "data.db")})
