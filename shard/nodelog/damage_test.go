@@ -1,0 +1,293 @@
+package nodelog
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvd-io/kvd/test/faultfs"
+)
+
+func entry(index uint64, data string) *raft.Log {
+	return &raft.Log{Index: index, Term: 1, Data: []byte(data)}
+}
+
+// filled makes a log with some segments, and returns their files.
+func filled(t *testing.T) (dir string, files []string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "log")
+	l := openLog(t, Config{Dir: dir, SegmentBytes: 1 << 10})
+	g := l.Group(1)
+	for i := uint64(1); i <= 40; i++ {
+		if err := g.StoreLog(entry(i, fmt.Sprint("the entry ", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil || len(files) < 3 {
+		t.Fatal(files, err)
+	}
+	return dir, files
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// TestDamage: whatever byte of what was on the disk is another one, or is gone, is said, with
+// the file. Only what lies in the last frame may as well have been torn.
+func TestDamage(t *testing.T) {
+	dir, files := filled(t)
+	last := files[len(files)-1]
+	tail := int64(0) // where the last frame begins
+	data := read(t, last)
+	for at := int64(fileHeader); at < int64(len(data)); {
+		_, size, ok := readFrame(data[at:], uint64(len(files)))
+		if !ok {
+			t.Fatal("the last segment cannot be read")
+		}
+		tail, at = at, at+size
+	}
+	damaged := func(path string, data []byte) {
+		t.Helper()
+		was := read(t, path)
+		if err := os.WriteFile(path, data, filePerm); err != nil {
+			t.Fatal(err)
+		}
+		l, err := Open(Config{Dir: dir})
+		if err == nil {
+			_ = l.Close()
+			t.Errorf("%s: nothing is said of damage", path)
+		} else if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if err := os.WriteFile(path, was, filePerm); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range files {
+		data := read(t, path)
+		end := len(data)
+		if path == last {
+			end = int(tail)
+		}
+		for at := 0; at < end; at++ {
+			if at >= 28 && at < fileHeader || padding(data, at) {
+				continue // zeros that mean nothing
+			}
+			other := append([]byte{}, data...)
+			other[at] ^= 0x10
+			damaged(path, other)
+		}
+		if path != last {
+			damaged(path, data[:len(data)-frameAlign*3])
+			damaged(path, nil)
+		}
+	}
+	was := read(t, files[1])
+	if err := os.Remove(files[1]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Config{Dir: dir}); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), files[1]) {
+		t.Errorf("a segment is missing: %v", err)
+	}
+	if err := os.WriteFile(files[1], was, filePerm); err != nil {
+		t.Fatal(err)
+	}
+	openLog(t, Config{Dir: dir}) // it is as it was
+}
+
+// padding tells whether an offset of a segment lies behind the payload of a frame, or in a
+// part of its header that has no meaning.
+func padding(data []byte, offset int) bool {
+	for at := fileHeader; at < len(data); {
+		n := int(data[at]) | int(data[at+1])<<8 | int(data[at+2])<<16
+		size := int(frameSize(n))
+		if offset < at+size {
+			return offset >= at+frameHeader+n
+		}
+		at += size
+	}
+	return false
+}
+
+// TestTornTail: what was being written when the machine ended is cut off, and the log goes
+// on from there.
+func TestTornTail(t *testing.T) {
+	dir, files := filled(t)
+	last := files[len(files)-1]
+	data := read(t, last)
+	for cut := 1; cut < frameHeader; cut++ {
+		if err := os.WriteFile(last, append(data[:len(data):len(data)], data[fileHeader:fileHeader+cut]...), filePerm); err != nil {
+			t.Fatal(err)
+		}
+		l := openLog(t, Config{Dir: dir})
+		g := l.Group(1)
+		if n, _ := g.LastIndex(); n != 40 {
+			t.Errorf("cut after %d bytes: the last entry is %d", cut, n)
+		}
+		if err := g.StoreLog(entry(41, "more")); err != nil {
+			t.Error(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		l = openLog(t, Config{Dir: dir})
+		if n, _ := l.Group(1).LastIndex(); n != 41 {
+			t.Errorf("cut after %d bytes, and written to: the last entry is %d", cut, n)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestFailedWrite: after a failed write nothing is taken any more, of any group.
+func TestFailedWrite(t *testing.T) {
+	files := faultfs.New()
+	l := openLog(t, Config{Dir: filepath.Join(t.TempDir(), "log"), FS: files})
+	one, two := l.Group(1), l.Group(2)
+	if err := one.StoreLog(entry(1, "a")); err != nil {
+		t.Fatal(err)
+	}
+	files.Break(errors.New("the disk is gone"))
+	for _, err := range []error{one.StoreLog(entry(2, "b")), two.Set([]byte("k"), []byte("v")), one.DeleteRange(1, 1)} {
+		if !errors.Is(err, ErrFailed) {
+			t.Errorf("after the disk has failed: %v", err)
+		}
+	}
+	if n, _ := one.LastIndex(); n != 1 {
+		t.Errorf("the last entry is %d", n)
+	}
+	if err := l.Close(); err != nil {
+		t.Logf("closed with %v", err)
+	}
+	if err := one.StoreLog(entry(2, "b")); err == nil {
+		t.Error("a closed log takes entries")
+	}
+}
+
+// TestSharedSync: what groups store at a time is synced together, and what comes while
+// something is synced goes with the next.
+func TestSharedSync(t *testing.T) {
+	const groups = 16
+	arrived := make(chan struct{})
+	var syncs int
+	cfg := Config{Dir: filepath.Join(t.TempDir(), "log")}
+	armed := false
+	cfg.step = func(step string) {
+		if !armed || step != "sync" {
+			return
+		}
+		if syncs++; syncs == 1 {
+			<-arrived // all others are waiting by then
+		}
+	}
+	l := openLog(t, cfg)
+	armed = true
+	var all sync.WaitGroup
+	for i := range uint32(groups) {
+		all.Go(func() {
+			if err := l.Group(i).StoreLog(entry(1, "x")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for n := 0; n < groups-1; {
+		l.queueMu.Lock()
+		n = len(l.queue)
+		l.queueMu.Unlock()
+	}
+	close(arrived)
+	all.Wait()
+	if syncs != 2 {
+		t.Errorf("%d groups took %d syncs", groups, syncs)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPinned: a group that is idle does not keep segments for ever.
+func TestPinned(t *testing.T) {
+	cfg := Config{Dir: filepath.Join(t.TempDir(), "log"), SegmentBytes: 4 << 10}
+	l := openLog(t, cfg)
+	idle, busy := l.Group(1), l.Group(2)
+	for i := uint64(1); i <= 5; i++ {
+		if err := idle.StoreLog(entry(i, "idle")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := idle.Set([]byte("term"), []byte("7")); err != nil {
+		t.Fatal(err)
+	}
+	for i := uint64(1); i <= 2000; i++ {
+		if err := busy.StoreLog(entry(i, strings.Repeat("busy", 30))); err != nil {
+			t.Fatal(err)
+		}
+		if i > 10 {
+			if err := busy.DeleteRange(1, i-10); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := l.clean(); err != nil { // what the cleaner has not come to
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob(filepath.Join(cfg.Dir, "*.log"))
+	if len(files) > keptSegments {
+		t.Errorf("%d segments are left", len(files))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openLog(t, cfg)
+	idle = l.Group(1)
+	for i := uint64(1); i <= 5; i++ {
+		var e raft.Log
+		if err := idle.GetLog(i, &e); err != nil || string(e.Data) != "idle" {
+			t.Errorf("entry %d: %q, %v", i, e.Data, err)
+		}
+	}
+	if v, err := idle.Get([]byte("term")); err != nil || string(v) != "7" {
+		t.Errorf("%q, %v", v, err)
+	}
+	if err := idle.Remove(); err != nil {
+		t.Error(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if groups := openLog(t, cfg).Groups(); len(groups) != 1 || groups[0] != 2 {
+		t.Errorf("groups %v are left", groups)
+	}
+}
+
+// FuzzDecode: no payload, whatever is in it, is worse than an error.
+func FuzzDecode(f *testing.F) {
+	f.Add(appendEntries(nil, []*raft.Log{entry(3, "a"), entry(4, "b")}))
+	f.Add(appendState(nil, 1, []string{"k"}, map[string][]byte{"k": []byte("v")}))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, _ = decodeEntries(data)
+		for k := kind(0); k <= kindEnd; k++ {
+			l := &Log{groups: make(map[uint32]*group)}
+			_ = l.apply(frame{group: 1, kind: k, payload: data}, run{segment: &segment{}})
+		}
+		_, _, _ = readFrame(data, 1)
+		_, _ = readSegmentHeader(data, 1)
+	})
+}

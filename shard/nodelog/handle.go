@@ -1,0 +1,200 @@
+package nodelog
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// Group is the log of a Raft group: its raft.LogStore and raft.StableStore. Reads are
+// safe for concurrent use, also with writes; one goroutine at a time appends.
+type Group struct {
+	log *Log
+	id  uint32
+
+	mu   sync.Mutex // guards what follows: what was read last, as reads go on from there
+	read run
+	have []raft.Log
+
+	buf []byte // of who appends
+}
+
+// Group returns the log of a group.
+func (l *Log) Group(id uint32) *Group { return &Group{log: l, id: id} }
+
+// Groups returns the groups of which there is something.
+func (l *Log) Groups() []uint32 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	var ids []uint32
+	for id := range l.groups {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// FirstIndex returns the index of the first entry; 0 if there is none.
+func (g *Group) FirstIndex() (uint64, error) {
+	first, _ := g.extent()
+	return first, nil
+}
+
+// LastIndex returns the index of the last entry; 0 if there is none.
+func (g *Group) LastIndex() (uint64, error) {
+	_, last := g.extent()
+	return last, nil
+}
+
+func (g *Group) extent() (first, last uint64) {
+	g.log.mu.RLock()
+	defer g.log.mu.RUnlock()
+	if in := g.log.groups[g.id]; in != nil {
+		return in.first, in.last
+	}
+	return 0, 0
+}
+
+// GetLog reads an entry; raft.ErrLogNotFound: there is none.
+func (g *Group) GetLog(index uint64, out *raft.Log) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at, payload, err := g.log.readRun(g.id, index, g.read)
+	if err != nil {
+		return err
+	}
+	if payload != nil {
+		if g.have, err = decodeEntries(payload); err != nil {
+			g.read = run{}
+			return fmt.Errorf("%s, offset %d: %w", at.segment.path, at.offset, err)
+		}
+		g.read = at
+	}
+	if first := g.have[0].Index; index >= first && index-first < uint64(len(g.have)) {
+		*out = g.have[index-first]
+		return nil
+	}
+	return fmt.Errorf("%w: %s, offset %d: entry %d is not there", ErrCorrupt, at.segment.path, at.offset, index)
+}
+
+// readRun reads the run of a group that has an index. If it is the one given, there is no
+// payload.
+func (l *Log) readRun(id uint32, index uint64, have run) (run, []byte, error) {
+	l.mu.RLock()
+	g := l.groups[id]
+	switch {
+	case l.closed:
+		l.mu.RUnlock()
+		return run{}, nil, ErrClosed
+	case g == nil || g.find(index) == len(g.runs):
+		l.mu.RUnlock()
+		return run{}, nil, raft.ErrLogNotFound
+	}
+	at := g.runs[g.find(index)]
+	at.segment.use.RLock() // until then it stays
+	l.mu.RUnlock()
+	defer at.segment.use.RUnlock()
+	if at.segment == have.segment && at.offset == have.offset {
+		return at, nil, nil
+	}
+	data := make([]byte, frameHeader+at.size)
+	if _, err := at.segment.file.ReadAt(data, at.offset); err != nil {
+		return run{}, nil, fmt.Errorf("read %s: %w", at.segment.path, err)
+	}
+	f, _, ok := readFrame(data, at.segment.seq)
+	if !ok || f.group != id {
+		return run{}, nil, fmt.Errorf("%w: %s, offset %d: what was written there cannot be read", ErrCorrupt, at.segment.path, at.offset)
+	}
+	return at, f.payload, nil
+}
+
+// StoreLog stores an entry durably.
+func (g *Group) StoreLog(entry *raft.Log) error { return g.StoreLogs([]*raft.Log{entry}) }
+
+// StoreLogs stores entries durably. They continue the log; an empty one begins anywhere.
+func (g *Group) StoreLogs(entries []*raft.Log) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	_, last := g.extent()
+	for _, e := range entries {
+		if e.Index == 0 || last != 0 && e.Index != last+1 {
+			return fmt.Errorf("%w: entry %d after %d", ErrOutOfOrder, e.Index, last)
+		}
+		last = e.Index
+	}
+	g.buf = appendEntries(g.buf[:0], entries)
+	err := g.log.submit(&request{group: g.id, kind: kindEntries, payload: g.buf})
+	if cap(g.buf) > maxKeptBuffer {
+		g.buf = nil
+	}
+	return err
+}
+
+// maxKeptBuffer is how large a buffer is kept for the next append.
+const maxKeptBuffer = 1 << 20
+
+// DeleteRange deletes entries at an end of the log. In the middle there are to be none
+// missing: that is an error.
+func (g *Group) DeleteRange(low, high uint64) error {
+	first, last := g.extent()
+	if first == 0 || low > last || high < first {
+		return nil
+	}
+	r := &request{group: g.id}
+	switch {
+	case high >= last:
+		r.kind, r.payload = kindDropSuffix, indexPayload(max(low, first))
+	case low <= first:
+		r.kind, r.payload = kindDropPrefix, indexPayload(high)
+	default:
+		return fmt.Errorf("%w: the entries from %d to %d are to go from the middle", ErrOutOfOrder, low, high)
+	}
+	err := g.log.submit(r)
+	g.log.pokeCleaner()
+	return err
+}
+
+// Set stores a value durably.
+func (g *Group) Set(key, value []byte) error {
+	return g.log.submit(&request{group: g.id, kind: kindSet, payload: appendBytes(appendBytes(nil, key), value)})
+}
+
+// Get returns a value, or ErrKeyNotFound.
+func (g *Group) Get(key []byte) ([]byte, error) {
+	g.log.mu.RLock()
+	defer g.log.mu.RUnlock()
+	if in := g.log.groups[g.id]; in != nil {
+		if value, ok := in.state[string(key)]; ok {
+			return slices.Clone(value), nil
+		}
+	}
+	return nil, ErrKeyNotFound
+}
+
+// SetUint64 stores a number durably.
+func (g *Group) SetUint64(key []byte, value uint64) error {
+	return g.Set(key, binary.BigEndian.AppendUint64(nil, value))
+}
+
+// GetUint64 returns a number, or ErrKeyNotFound.
+func (g *Group) GetUint64(key []byte) (uint64, error) {
+	data, err := g.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	if len(data) != 8 {
+		return 0, fmt.Errorf("%w: the number at %q has %d bytes", ErrCorrupt, key, len(data))
+	}
+	return binary.BigEndian.Uint64(data), nil
+}
+
+// Remove removes all that there is of the group.
+func (g *Group) Remove() error {
+	err := g.log.submit(&request{group: g.id, kind: kindRemove})
+	g.log.pokeCleaner()
+	return err
+}

@@ -1,0 +1,242 @@
+package nodelog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/kvd-io/kvd/store/vfs"
+)
+
+const (
+	// DefaultSegmentBytes is where a segment ends and the next one begins.
+	DefaultSegmentBytes = 64 << 20
+
+	dirPerm  = 0o750
+	filePerm = 0o600
+)
+
+// Config is how a log is kept.
+type Config struct {
+	Dir          string // of the segments, and nothing else
+	FS           vfs.FS // default vfs.OS
+	SegmentBytes int64  // default DefaultSegmentBytes
+	Logger       *slog.Logger
+
+	// step is called before each change of the disk, by its name, and after a sync. For
+	// tests, as is alone: the cleaner does not run.
+	step  func(step string)
+	alone bool
+}
+
+// Log is the log of a node. Its methods are safe for concurrent use.
+type Log struct {
+	cfg Config
+
+	mu       sync.RWMutex // guards what follows; who commits holds it only to apply
+	segments []*segment   // the oldest first; the last is written to
+	groups   map[uint32]*group
+	closed   bool
+
+	queueMu sync.Mutex // guards what follows
+	queue   []*request // what waits to be committed
+	leading bool       // somebody commits
+	err     error      // why nothing can be written any more
+
+	// Of who commits.
+	current *segment // the last
+	buf     []byte
+
+	wake    chan struct{}   // poked when there may be something to clean
+	ctx     context.Context //nolint:containedctx // of the cleaner
+	cancel  context.CancelFunc
+	running sync.WaitGroup // the cleaner
+}
+
+// segment is a file of the log.
+type segment struct {
+	seq  uint64
+	path string
+	file *os.File
+	size int64 // up to which there are frames
+
+	// The log's mu guards these two.
+	live      int   // runs of entries in it
+	liveBytes int64 // that they take
+
+	use sync.RWMutex // held by who reads the file, and by who closes it
+}
+
+// Open opens the log in a directory, which it makes if there is none.
+func Open(cfg Config) (*Log, error) {
+	if cfg.FS == nil {
+		cfg.FS = vfs.OS
+	}
+	if cfg.SegmentBytes == 0 {
+		cfg.SegmentBytes = DefaultSegmentBytes
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.step == nil {
+		cfg.step = func(string) {}
+	}
+	l := &Log{cfg: cfg, groups: make(map[uint32]*group), wake: make(chan struct{}, 1)}
+	if err := l.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open node log: %w", err), l.closeFiles())
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	if !cfg.alone {
+		l.running.Go(l.keepClean)
+	}
+	l.pokeCleaner()
+	return l, nil
+}
+
+func (l *Log) open() error {
+	if err := l.cfg.FS.MkdirAll(l.cfg.Dir, dirPerm); err != nil {
+		return err
+	}
+	if err := l.cfg.FS.SyncDir(filepath.Dir(l.cfg.Dir)); err != nil {
+		return err
+	}
+	seqs, err := l.list()
+	if err != nil {
+		return err
+	}
+	for i, seq := range seqs {
+		if err := l.load(seq, i == len(seqs)-1); err != nil {
+			return err
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(l.groups)) {
+		if err := l.groups[id].check(id); err != nil {
+			return err
+		}
+	}
+	if len(l.segments) == 0 {
+		return l.roll()
+	}
+	l.current = l.segments[len(l.segments)-1]
+	return nil
+}
+
+// list returns the sequence numbers of the segments there are.
+func (l *Log) list() ([]uint64, error) {
+	entries, err := l.cfg.FS.ReadDir(l.cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	var seqs []uint64
+	for _, e := range entries {
+		var seq uint64
+		if _, err := fmt.Sscanf(e.Name(), "%d.log", &seq); err != nil || e.Name() != segmentName(seq) {
+			return nil, fmt.Errorf("%w: %s is no segment", ErrCorrupt, filepath.Join(l.cfg.Dir, e.Name()))
+		}
+		seqs = append(seqs, seq)
+	}
+	slices.Sort(seqs)
+	for i := 1; i < len(seqs); i++ {
+		if seqs[i] != seqs[i-1]+1 {
+			return nil, fmt.Errorf("%w: %s is missing", ErrCorrupt, l.path(seqs[i-1]+1))
+		}
+	}
+	return seqs, nil
+}
+
+func segmentName(seq uint64) string { return fmt.Sprintf("%016d.log", seq) }
+
+func (l *Log) path(seq uint64) string { return filepath.Join(l.cfg.Dir, segmentName(seq)) }
+
+// roll begins the next segment.
+func (l *Log) roll() error {
+	seq, before := uint64(1), int64(0)
+	if l.current != nil {
+		seq, before = l.current.seq+1, l.current.size
+	}
+	s := &segment{seq: seq, path: l.path(seq)}
+	l.cfg.step("create")
+	var err error
+	if s.file, err = l.cfg.FS.OpenFile(s.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, filePerm); err != nil {
+		return err
+	}
+	data := segmentHeader(seq, before)
+	var state []byte
+	for _, id := range slices.Sorted(maps.Keys(l.groups)) {
+		g := l.groups[id]
+		state = appendState(state, id, slices.Sorted(maps.Keys(g.state)), g.state)
+	}
+	data = appendFrame(data, seq, 0, 0, kindState, state)
+	if err = l.write(s, data); err == nil {
+		l.cfg.step("sync directory")
+		err = l.cfg.FS.SyncDir(l.cfg.Dir)
+	}
+	if err != nil {
+		return errors.Join(err, s.file.Close())
+	}
+	l.mu.Lock()
+	l.segments = append(l.segments, s)
+	l.mu.Unlock()
+	l.current = s
+	l.pokeCleaner()
+	return nil
+}
+
+// write appends to a segment, and returns when it is on the disk.
+func (l *Log) write(s *segment, data []byte) error {
+	l.cfg.step("write")
+	if _, err := s.file.WriteAt(data, s.size); err != nil {
+		return err
+	}
+	l.cfg.step("sync")
+	if err := datasync(s.file); err != nil {
+		return fmt.Errorf("sync %s: %w", s.path, err)
+	}
+	l.cfg.step("synced")
+	s.size += int64(len(data))
+	return nil
+}
+
+// Close closes the log. What is under way is finished first.
+func (l *Log) Close() error {
+	l.cancel()
+	l.running.Wait()
+	err := l.submit(&request{kind: kindEnd})
+	if errors.Is(err, ErrFailed) || errors.Is(err, ErrClosed) {
+		err = nil // it has been said
+	}
+	return errors.Join(err, l.closeFiles())
+}
+
+func (l *Log) closeFiles() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	var errs []error
+	for _, s := range l.segments {
+		errs = append(errs, s.close())
+	}
+	return errors.Join(errs...)
+}
+
+// close closes the file when nobody reads it any more.
+func (s *segment) close() error {
+	s.use.Lock()
+	defer s.use.Unlock()
+	return s.file.Close()
+}
+
+// holds counts entries in a segment, or takes them back.
+func (s *segment) holds(r *run, n int) {
+	s.live += n
+	s.liveBytes += int64(n) * frameSize(int(r.size))
+}
