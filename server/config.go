@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/shard/raftlog"
 	"github.com/kvd-io/kvd/store"
 	"github.com/kvd-io/kvd/store/vfs"
 )
@@ -61,6 +62,10 @@ type Config struct {
 	// are nodes.
 	Replicas int
 
+	// LogStore is what the Raft logs are kept in: "boltdb", a file for each shard, or "node",
+	// one log for all shards of the node. Default: what the data directory holds; for a new
+	// one "boltdb".
+	LogStore raftlog.Kind
 	// Timing of the Raft groups.
 	Timing shard.Timing
 	// Retention bounds what a shard remembers.
@@ -170,6 +175,9 @@ func (c Config) validateNode() error {
 	}
 	if c.Shards < 0 || c.Shards > MaxShards {
 		errs = append(errs, wrong("shards", "%d is out of range: use 1 to %d", c.Shards, MaxShards))
+	}
+	if c.LogStore != "" && !slices.Contains(raftlog.Kinds, c.LogStore) {
+		errs = append(errs, wrong("log-store", "there is no %q: use one of %q", c.LogStore, raftlog.Kinds))
 	}
 	if c.MemtableBytes < 0 {
 		errs = append(errs, wrong("memtable-bytes", "%d is negative", c.MemtableBytes))

@@ -17,6 +17,7 @@ import (
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/proto/peerpb"
 	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/shard/raftlog"
 )
 
 // Version of the program, set by the linker.
@@ -104,10 +105,13 @@ func (n *Node) openShards(ctx context.Context) error {
 		Listener: n.ports.peer, Dial: cfg.Dial, WallClock: cfg.WallClock,
 		AdvertiseClient: cfg.AdvertiseClient, AdvertisePeer: cfg.AdvertisePeer, AdvertiseHTTP: cfg.AdvertiseHTTP,
 		Version: cfg.Version, InitialCluster: cfg.InitialCluster,
-		Shards: or(cfg.Shards, DefaultShards), Replicas: cfg.Replicas, Timing: cfg.Timing, Retention: cfg.Retention,
+		Shards: or(cfg.Shards, DefaultShards), Replicas: cfg.Replicas, LogStore: cfg.LogStore, Timing: cfg.Timing, Retention: cfg.Retention,
 		MemtableBytes: cfg.MemtableBytes, UncheckpointedBytes: cfg.UncheckpointedBytes,
 		Logger: cfg.Logger, Registry: cfg.Registry, Answer: n.answerPart, OnTxnStep: cfg.OnTxnStep,
 	})
+	if kind := new(raftlog.KindError); errors.As(err, &kind) {
+		return wrong("log-store", "%v", kind)
+	}
 	if err != nil {
 		return fmt.Errorf("open node %s: %w", cfg.Name, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kvd-io/kvd/fsm"
+	"github.com/kvd-io/kvd/shard/raftlog"
 	"github.com/kvd-io/kvd/store/vfs"
 )
 
@@ -49,6 +50,9 @@ type Config struct {
 	// Shards and Replicas lay out a new cluster; an existing one keeps what it
 	// has. Defaults 4 and 3 (at most the number of nodes).
 	Shards, Replicas int
+
+	// LogStore is the kind of the Raft logs; default: what Dir holds, or raftlog.Bolt.
+	LogStore raftlog.Kind
 
 	Timing    Timing
 	Retention Retention

@@ -21,6 +21,9 @@ import (
 // handOverTimeout bounds the hand-over at Close.
 const handOverTimeout = 2 * time.Second
 
+// segmentsPerLog is how many files of a node's log hold what one shard keeps of its own.
+const segmentsPerLog = 4
+
 // Node is a kvd node without its API: the replicas placed on it and what they
 // share. Its methods are safe for concurrent use.
 type Node struct {
@@ -87,7 +90,10 @@ func (n *Node) start(ctx context.Context) (err error) {
 	n.clock = hlc.New(hlc.Config{
 		Wall: n.cfg.WallClock, Nodes: len(n.dir.id.Plan.Members), Logger: n.logger, Metrics: m.clock,
 	})
-	n.logs, err = raftlog.OpenFactory(raftlog.Config{Dir: n.cfg.Dir, FS: n.cfg.FS, Logger: n.logger, Metrics: m.log})
+	n.logs, err = raftlog.OpenFactory(raftlog.Config{
+		Dir: n.cfg.Dir, Kind: n.cfg.LogStore, FS: n.cfg.FS, SegmentBytes: n.cfg.Retention.LogBytes / segmentsPerLog,
+		Logger: n.logger, Metrics: m.log,
+	})
 	if err != nil {
 		return fmt.Errorf("open logs: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvd-io/kvd/server"
 	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/shard/raftlog"
 )
 
 // options is what the settings of kvd start come to.
@@ -58,6 +59,8 @@ var settings = []setting{
 		number(func(o *options) *int { return &o.Shards })},
 	{"replicas", "N", fmt.Sprintf("replicas of each shard in a new cluster (default %d, or the number of nodes)", server.DefaultReplicas),
 		number(func(o *options) *int { return &o.Replicas })},
+	{"log-store", "KIND", "what the Raft logs are kept in: boltdb (a file for each shard) or node (one log for all) (default: as in the data directory; boltdb in a new one)",
+		text(func(o *options) *raftlog.Kind { return &o.LogStore })},
 	{"election-timeout", "DURATION", "silence of a leader after which another is elected (default " + shard.DefaultTiming.Silence.String() + ")",
 		setElectionTimeout},
 	{"history", "DURATION", "how long what keys were can be read (default " + shard.DefaultRetention.History.String() + ")", setHistory},
@@ -70,8 +73,8 @@ var settings = []setting{
 	{"log-level", "LEVEL", "debug, info, warn or error (default info)", setLogLevel},
 }
 
-func text(field func(*options) *string) func(*options, string) error {
-	return func(o *options, v string) error { *field(o) = v; return nil }
+func text[T ~string](field func(*options) *T) func(*options, string) error {
+	return func(o *options, v string) error { *field(o) = T(v); return nil }
 }
 
 func number(field func(*options) *int) func(*options, string) error {

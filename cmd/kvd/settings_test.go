@@ -46,6 +46,7 @@ var samples = map[string]struct {
 	"initial-cluster":      {"n1=a:7401", "n1=a:7401,n2=b:7401", func(o options) any { return len(o.InitialCluster) }, [2]any{1, 2}},
 	"shards":               {"3", "5", func(o options) any { return o.Shards }, [2]any{3, 5}},
 	"replicas":             {"1", "01", func(o options) any { return o.Replicas }, [2]any{1, 1}},
+	"log-store":            {"node", "boltdb", func(o options) any { return string(o.LogStore) }, [2]any{"node", "boltdb"}},
 	"election-timeout":     {"1s", "2s", func(o options) any { return o.Timing.Silence.String() }, [2]any{"1s", "2s"}},
 	"history":              {"1h", "30s", func(o options) any { return o.Retention.History.String() }, [2]any{"1h0m0s", "30s"}},
 	"memtable-bytes":       {"1024", "1Mi", func(o options) any { return o.MemtableBytes }, [2]any{int64(1024), int64(1 << 20)}},

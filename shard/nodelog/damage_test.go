@@ -53,15 +53,6 @@ func read(t *testing.T, path string) []byte {
 func TestDamage(t *testing.T) {
 	dir, files := filled(t)
 	last := files[len(files)-1]
-	tail := int64(0) // where the last frame begins
-	data := read(t, last)
-	for at := int64(fileHeader); at < int64(len(data)); {
-		_, size, ok := readFrame(data[at:], uint64(len(files)))
-		if !ok {
-			t.Fatal("the last segment cannot be read")
-		}
-		tail, at = at, at+size
-	}
 	damaged := func(path string, data []byte) {
 		t.Helper()
 		was := read(t, path)
@@ -79,22 +70,24 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, path := range files {
+	for i, path := range files {
 		data := read(t, path)
-		end := len(data)
+		frames := offsets(data, uint64(i+1))
+		end := frames[len(frames)-1]
 		if path == last {
-			end = int(tail)
+			end = frames[len(frames)-2] // where the last frame begins
 		}
-		for at := 0; at < end; at++ {
-			if at >= 28 && at < fileHeader || padding(data, at) {
+		for at := range end {
+			if at >= 36 && at < fileHeader || padding(data, at) {
 				continue // zeros that mean nothing
 			}
 			other := append([]byte{}, data...)
 			other[at] ^= 0x10
 			damaged(path, other)
 		}
+		damaged(path, data[:len(data)-1])
+		damaged(path, data[:end])
 		if path != last {
-			damaged(path, data[:len(data)-frameAlign*3])
 			damaged(path, nil)
 		}
 	}
@@ -109,6 +102,19 @@ func TestDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	openLog(t, Config{Dir: dir}) // it is as it was
+}
+
+// offsets returns where the frames of a segment begin, and where the last one ends.
+func offsets(data []byte, seq uint64) []int {
+	at := []int{fileHeader}
+	for {
+		last := at[len(at)-1]
+		_, size, ok := readFrame(data[last:], seq)
+		if !ok {
+			return at
+		}
+		at = append(at, last+int(size))
+	}
 }
 
 // padding tells whether an offset of a segment lies behind the payload of a frame, or in a
@@ -131,8 +137,12 @@ func TestTornTail(t *testing.T) {
 	dir, files := filled(t)
 	last := files[len(files)-1]
 	data := read(t, last)
+	frames := offsets(data, uint64(len(files)))
+	end := frames[len(frames)-1]
 	for cut := 1; cut < frameHeader; cut++ {
-		if err := os.WriteFile(last, append(data[:len(data):len(data)], data[fileHeader:fileHeader+cut]...), filePerm); err != nil {
+		torn := append([]byte{}, data...)
+		copy(torn[end:], data[fileHeader:fileHeader+cut])
+		if err := os.WriteFile(last, torn, filePerm); err != nil {
 			t.Fatal(err)
 		}
 		l := openLog(t, Config{Dir: dir})
@@ -288,6 +298,6 @@ func FuzzDecode(f *testing.F) {
 			_ = l.apply(frame{group: 1, kind: k, payload: data}, run{segment: &segment{}})
 		}
 		_, _, _ = readFrame(data, 1)
-		_, _ = readSegmentHeader(data, 1)
+		_, _, _ = readSegmentHeader(data, 1)
 	})
 }

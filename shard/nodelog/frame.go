@@ -8,10 +8,12 @@ import (
 
 // A segment is its header and then frames, each at a multiple of frameAlign:
 //
-//	header: magic | sequence number of the segment | length of the one before | CRC32C | zeros
+//	header: magic | sequence number of the segment | length of the one before | size of the file | CRC32C | zeros
 //	frame:  length of payload | CRC32C of payload | synced | group | kind | CRC32C of the header | payload | zeros
 //
-// All numbers are little-endian, 4 or 8 bytes. The CRC of a frame's header begins with the
+// After the last frame there are zeros up to the size of the file, at least: it is made as
+// large as it will get, so that one that was cut shows. All numbers are little-endian, 4 or
+// 8 bytes. The CRC of a frame's header begins with the
 // sequence number: a frame that is left from another use of the file is none. synced is
 // how much of the segment was on the disk before the frame was written.
 const (
@@ -76,7 +78,7 @@ func appendFrame(dst []byte, seq uint64, synced int64, group uint32, k kind, pay
 // readFrame reads the frame at the start of data, and returns how long it is; false: there
 // is none.
 func readFrame(data []byte, seq uint64) (f frame, size int64, ok bool) {
-	if len(data) < frameHeader || binary.LittleEndian.Uint32(data[28:]) != headerSum(seq, data[:28]) {
+	if len(data) < frameHeader || binary.LittleEndian.Uint32(data[20:]) == 0 || binary.LittleEndian.Uint32(data[28:]) != headerSum(seq, data[:28]) {
 		return f, 0, false
 	}
 	n := int64(binary.LittleEndian.Uint32(data))
@@ -91,29 +93,31 @@ func readFrame(data []byte, seq uint64) (f frame, size int64, ok bool) {
 	return f, min(frameSize(int(n)), int64(len(data))), crc32.Checksum(f.payload, castagnoli) == binary.LittleEndian.Uint32(data[4:])
 }
 
-// segmentHeader returns the header of a segment; before is the length of the one before.
-func segmentHeader(seq uint64, before int64) []byte {
+// segmentHeader returns the header of a segment; before is the length of the one before,
+// size that of the file.
+func segmentHeader(seq uint64, before, size int64) []byte {
 	h := make([]byte, fileHeader)
 	copy(h, magic)
 	binary.LittleEndian.PutUint64(h[8:], seq)
 	binary.LittleEndian.PutUint64(h[16:], uint64(before))
-	binary.LittleEndian.PutUint32(h[24:], crc32.Checksum(h[:24], castagnoli))
+	binary.LittleEndian.PutUint64(h[24:], uint64(size))
+	binary.LittleEndian.PutUint32(h[32:], crc32.Checksum(h[:32], castagnoli))
 	return h
 }
 
-// readSegmentHeader returns the length of the segment before.
-func readSegmentHeader(data []byte, seq uint64) (before int64, err error) {
+// readSegmentHeader returns the length of the segment before, and the size of the file.
+func readSegmentHeader(data []byte, seq uint64) (before, size int64, err error) {
 	switch {
 	case len(data) < fileHeader:
-		return 0, fmt.Errorf("%w: the header is cut", ErrCorrupt)
+		return 0, 0, fmt.Errorf("%w: the header is cut", ErrCorrupt)
 	case string(data[:len(magic)-1]) != magic[:len(magic)-1]:
-		return 0, fmt.Errorf("%w: it is no segment of a node's log", ErrCorrupt)
+		return 0, 0, fmt.Errorf("%w: it is no segment of a node's log", ErrCorrupt)
 	case data[len(magic)-1] != magic[len(magic)-1]:
-		return 0, fmt.Errorf("%w: format %d is not known here", ErrCorrupt, data[len(magic)-1])
-	case binary.LittleEndian.Uint32(data[24:]) != crc32.Checksum(data[:24], castagnoli):
-		return 0, fmt.Errorf("%w: the header's checksum is wrong", ErrCorrupt)
+		return 0, 0, fmt.Errorf("%w: format %d is not known here", ErrCorrupt, data[len(magic)-1])
+	case binary.LittleEndian.Uint32(data[32:]) != crc32.Checksum(data[:32], castagnoli):
+		return 0, 0, fmt.Errorf("%w: the header's checksum is wrong", ErrCorrupt)
 	case binary.LittleEndian.Uint64(data[8:]) != seq:
-		return 0, fmt.Errorf("%w: it says that it is segment %d", ErrCorrupt, binary.LittleEndian.Uint64(data[8:]))
+		return 0, 0, fmt.Errorf("%w: it says that it is segment %d", ErrCorrupt, binary.LittleEndian.Uint64(data[8:]))
 	}
-	return int64(binary.LittleEndian.Uint64(data[16:])), nil
+	return int64(binary.LittleEndian.Uint64(data[16:])), int64(binary.LittleEndian.Uint64(data[24:])), nil
 }

@@ -58,6 +58,31 @@ func (g *Group) extent() (first, last uint64) {
 	return 0, 0
 }
 
+// Entry is an entry, and how many bytes it takes in the log: an equal share of what those
+// take that were stored with it.
+type Entry struct {
+	Index uint64
+	Size  int64
+}
+
+// Entries returns the entries there are, in order.
+func (g *Group) Entries() []Entry {
+	g.log.mu.RLock()
+	defer g.log.mu.RUnlock()
+	in := g.log.groups[g.id]
+	if in == nil {
+		return nil
+	}
+	var all []Entry
+	for _, r := range in.runs {
+		share := frameSize(int(r.size)) / int64(r.last-r.first+1)
+		for index := max(r.first, in.first); index <= r.last; index++ {
+			all = append(all, Entry{index, share})
+		}
+	}
+	return all
+}
+
 // GetLog reads an entry; raft.ErrLogNotFound: there is none.
 func (g *Group) GetLog(index uint64, out *raft.Log) error {
 	g.mu.Lock()

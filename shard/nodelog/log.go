@@ -136,6 +136,12 @@ func (l *Log) list() ([]uint64, error) {
 	var seqs []uint64
 	for _, e := range entries {
 		var seq uint64
+		if e.Name() == draftName {
+			if err := l.cfg.FS.Remove(l.draft()); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if _, err := fmt.Sscanf(e.Name(), "%d.log", &seq); err != nil || e.Name() != segmentName(seq) {
 			return nil, fmt.Errorf("%w: %s is no segment", ErrCorrupt, filepath.Join(l.cfg.Dir, e.Name()))
 		}
@@ -150,9 +156,14 @@ func (l *Log) list() ([]uint64, error) {
 	return seqs, nil
 }
 
+// draftName is the name of a segment until it is whole.
+const draftName = "next"
+
 func segmentName(seq uint64) string { return fmt.Sprintf("%016d.log", seq) }
 
 func (l *Log) path(seq uint64) string { return filepath.Join(l.cfg.Dir, segmentName(seq)) }
+
+func (l *Log) draft() string { return filepath.Join(l.cfg.Dir, draftName) }
 
 // roll begins the next segment.
 func (l *Log) roll() error {
@@ -160,25 +171,14 @@ func (l *Log) roll() error {
 	if l.current != nil {
 		seq, before = l.current.seq+1, l.current.size
 	}
-	s := &segment{seq: seq, path: l.path(seq)}
 	l.cfg.step("create")
-	var err error
-	if s.file, err = l.cfg.FS.OpenFile(s.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, filePerm); err != nil {
+	file, err := l.cfg.FS.OpenFile(l.draft(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, filePerm)
+	if err != nil {
 		return err
 	}
-	data := segmentHeader(seq, before)
-	var state []byte
-	for _, id := range slices.Sorted(maps.Keys(l.groups)) {
-		g := l.groups[id]
-		state = appendState(state, id, slices.Sorted(maps.Keys(g.state)), g.state)
-	}
-	data = appendFrame(data, seq, 0, 0, kindState, state)
-	if err = l.write(s, data); err == nil {
-		l.cfg.step("sync directory")
-		err = l.cfg.FS.SyncDir(l.cfg.Dir)
-	}
-	if err != nil {
-		return errors.Join(err, s.file.Close())
+	s := &segment{seq: seq, path: l.path(seq), file: file}
+	if err := l.fill(s, before); err != nil {
+		return errors.Join(fmt.Errorf("make %s: %w", s.path, err), file.Close())
 	}
 	l.mu.Lock()
 	l.segments = append(l.segments, s)
@@ -186,6 +186,28 @@ func (l *Log) roll() error {
 	l.current = s
 	l.pokeCleaner()
 	return nil
+}
+
+// fill makes a segment of a new file, and gives it its name.
+func (l *Log) fill(s *segment, before int64) error {
+	if err := allocate(s.file, l.cfg.SegmentBytes); err != nil {
+		return err
+	}
+	var state []byte
+	for _, id := range slices.Sorted(maps.Keys(l.groups)) {
+		g := l.groups[id]
+		state = appendState(state, id, slices.Sorted(maps.Keys(g.state)), g.state)
+	}
+	data := appendFrame(segmentHeader(s.seq, before, l.cfg.SegmentBytes), s.seq, 0, 0, kindState, state)
+	if err := l.write(s, data); err != nil {
+		return err
+	}
+	l.cfg.step("rename")
+	if err := l.cfg.FS.Rename(l.draft(), s.path); err != nil {
+		return err
+	}
+	l.cfg.step("sync directory")
+	return l.cfg.FS.SyncDir(l.cfg.Dir)
 }
 
 // write appends to a segment, and returns when it is on the disk.

@@ -185,7 +185,7 @@ func TestCrash(t *testing.T) {
 	models := newModels(groups)
 	next := models // with what is under way
 	crashes := 0
-	synced := make(map[string]int64) // how much of each file is on the disk
+	synced := make(map[string][]byte) // what of each file is on the disk
 	cfg.step = func(step string) {
 		if step == "synced" {
 			noteSizes(t, cfg.Dir, synced)
@@ -197,6 +197,12 @@ func TestCrash(t *testing.T) {
 		dir := filepath.Join(base, fmt.Sprint("crash", crashes))
 		copyDir(t, cfg.Dir, dir)
 		damageTail(t, rng, dir, synced)
+		if step == "sync directory" && rng.IntN(2) == 0 { // it may not know the name yet
+			files, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+			if err := os.Rename(files[len(files)-1], filepath.Join(dir, draftName)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		after, err := Open(Config{Dir: dir, SegmentBytes: cfg.SegmentBytes})
 		if err != nil {
 			t.Fatalf("crash %d at %q: %v", crashes, step, err)
@@ -249,44 +255,52 @@ func copyDir(t *testing.T, from, to string) {
 	}
 }
 
-// noteSizes notes how much of each file is on the disk while nothing is under way.
-func noteSizes(t *testing.T, dir string, sizes map[string]int64) {
+// noteSizes notes what of each file is on the disk.
+func noteSizes(t *testing.T, dir string, on map[string][]byte) {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil {
-			sizes[e.Name()] = info.Size()
-		}
+	for _, path := range files {
+		on[filepath.Base(path)] = read(t, path)
 	}
 }
 
 // damageTail does to what had not been synced what a power cut may do.
-func damageTail(t *testing.T, rng *rand.Rand, dir string, synced map[string]int64) {
+func damageTail(t *testing.T, rng *rand.Rand, dir string, on map[string][]byte) {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+	for _, path := range files {
+		data, safe := read(t, path), on[filepath.Base(path)]
+		if safe == nil {
+			safe = on[draftName] // it has just got its name
 		}
-		safe := synced[e.Name()]
-		rest := int64(len(data)) - safe
-		if rest <= 0 {
+		if len(safe) != len(data) {
+			continue // it is being made
+		}
+		var other []int // places of what is not on the disk
+		for i := range data {
+			if data[i] != safe[i] {
+				other = append(other, i)
+			}
+		}
+		if len(other) == 0 {
 			continue
 		}
-		switch rng.IntN(3) {
-		case 0:
-			data = data[:safe+rng.Int64N(rest+1)]
-		case 1: // a part was not written
-			from := safe + rng.Int64N(rest)
-			clear(data[from : from+rng.Int64N(int64(len(data))-from)+1])
+		from, to := other[rng.IntN(len(other))], other[rng.IntN(len(other))]+1
+		switch rng.IntN(4) {
+		case 0: // the end was not written
+			copy(data[from:], safe[from:])
+		case 1: // nor the beginning
+			copy(data[:to], safe[:to])
+		case 2: // nor something in the middle
+			if from < to {
+				copy(data[from:to], safe[from:to])
+			}
 		}
 		if err := os.WriteFile(path, data, filePerm); err != nil {
 			t.Fatal(err)

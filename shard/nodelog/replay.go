@@ -1,6 +1,7 @@
 package nodelog
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -19,23 +20,40 @@ func (l *Log) load(seq uint64, last bool) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.path, err)
 	}
-	// Before it has its state, and the state is on the disk, it is not used.
-	unused := last && (len(l.segments) > 1 || seq == 1) && !reached(data, 0, seq)
-	before, err := readSegmentHeader(data, seq)
+	before, size, err := readSegmentHeader(data, seq)
 	switch {
-	case err != nil && unused:
-		return l.drop(s)
 	case err != nil:
 		return fmt.Errorf("%s, offset 0: %w", s.path, err)
+	case int64(len(data)) < size:
+		return fmt.Errorf("%w: %s is cut: it has %d of %d bytes", ErrCorrupt, s.path, len(data), size)
 	}
 	if n := len(l.segments); n > 1 && l.segments[n-2].size != before {
-		return fmt.Errorf("%w: %s ends at offset %d, and was %d long when the next one began", ErrCorrupt, l.segments[n-2].path, l.segments[n-2].size, before)
+		return fmt.Errorf("%w: %s, offset %d: it was %d long when the next one began, and what is there now cannot be read", ErrCorrupt, l.segments[n-2].path, l.segments[n-2].size, before)
 	}
+	if err := l.replay(s, data); err != nil {
+		return err
+	}
+	rest := len(bytes.TrimRight(data[s.size:], "\x00"))
+	switch {
+	case s.size > fileHeader && (!last || rest == 0):
+		return nil
+	case s.size == fileHeader || reached(data, s.size, seq):
+		return fmt.Errorf("%w: %s, offset %d: what was written there cannot be read", ErrCorrupt, s.path, s.size)
+	}
+	l.cfg.Logger.Info("cut off what was being written when the node ended", "file", s.path, "offset", s.size, "bytes", rest)
+	if _, err := s.file.WriteAt(make([]byte, rest), s.size); err != nil {
+		return fmt.Errorf("cut %s: %w", s.path, err)
+	}
+	return datasync(s.file)
+}
+
+// replay takes up the frames of a segment.
+func (l *Log) replay(s *segment, data []byte) error {
 	s.size = fileHeader
-	for s.size < int64(len(data)) {
-		f, size, ok := readFrame(data[s.size:], seq)
+	for {
+		f, size, ok := readFrame(data[s.size:], s.seq)
 		if !ok {
-			break
+			return nil
 		}
 		at := run{segment: s, offset: s.size, size: int64(len(f.payload))}
 		if (s.size == fileHeader) != (f.kind == kindState) {
@@ -46,19 +64,6 @@ func (l *Log) load(seq uint64, last bool) error {
 		}
 		s.size += size
 	}
-	switch {
-	case s.size == fileHeader && unused:
-		return l.drop(s)
-	case s.size > fileHeader && s.size == int64(len(data)):
-		return nil
-	case !last || s.size == fileHeader || reached(data, s.size, seq):
-		return fmt.Errorf("%w: %s, offset %d: what was written there cannot be read", ErrCorrupt, s.path, s.size)
-	}
-	l.cfg.Logger.Info("cut off what was being written when the node ended", "file", s.path, "offset", s.size, "bytes", int64(len(data))-s.size)
-	if err := s.file.Truncate(s.size); err != nil {
-		return fmt.Errorf("cut %s: %w", s.path, err)
-	}
-	return datasync(s.file)
 }
 
 // reached tells whether a frame after an offset shows that there was something on the
@@ -70,16 +75,4 @@ func reached(data []byte, offset int64, seq uint64) bool {
 		}
 	}
 	return false
-}
-
-// drop removes a last segment that has never been used.
-func (l *Log) drop(s *segment) error {
-	l.segments = l.segments[:len(l.segments)-1]
-	if err := s.file.Close(); err != nil {
-		return err
-	}
-	if err := l.cfg.FS.Remove(s.path); err != nil {
-		return err
-	}
-	return l.cfg.FS.SyncDir(l.cfg.Dir)
 }

@@ -2,7 +2,9 @@ package raftlog
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/kvd-io/kvd/store/vfs"
@@ -18,9 +20,14 @@ const (
 
 // Config configures a Factory.
 type Config struct {
-	// Dir is the node's data directory; a shard's log is in Dir/shard-N/log.db.
+	// Dir is the node's data directory; a shard's log is in Dir/shard-N/log.db, or that of
+	// all shards in Dir/log.
 	Dir string
-	FS  vfs.FS // default vfs.OS
+	// Kind of logs; default: what Dir holds, or Bolt.
+	Kind Kind
+	FS   vfs.FS // default vfs.OS
+	// SegmentBytes is how large the files of a node's log get; default: see nodelog.
+	SegmentBytes int64
 	// CacheBytes bounds the entries that each log keeps in memory; the newest is
 	// always kept. Default DefaultCacheBytes.
 	CacheBytes int64
@@ -36,8 +43,11 @@ func (c *Config) Validate() error {
 	if c.Dir == "" {
 		return errors.New("log: no data directory")
 	}
-	if c.CacheBytes < 0 || c.StallAfter < 0 {
-		return errors.New("log: negative cache size or stall time")
+	if c.Kind != "" && !slices.Contains(Kinds, c.Kind) {
+		return fmt.Errorf("log: there is no kind %q", c.Kind)
+	}
+	if c.CacheBytes < 0 || c.StallAfter < 0 || c.SegmentBytes < 0 {
+		return errors.New("log: negative size or stall time")
 	}
 	return nil
 }

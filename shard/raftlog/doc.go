@@ -1,7 +1,8 @@
 // Package raftlog is the Raft log and stable state of the shards of a node:
 // a Factory hands out one Log per shard, which is raft's LogStore and
-// StableStore. Beneath lies one raft-boltdb file per shard; above it a cache
-// of the newest entries, so that replication does not read them back.
+// StableStore. Beneath lies one raft-boltdb file per shard, or one log for all of
+// them (package nodelog); above it a cache of the newest entries, so that
+// replication does not read them back.
 //
 // A Log answers to more than raft asks for:
 //

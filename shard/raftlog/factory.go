@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+
+	"github.com/kvd-io/kvd/shard/nodelog"
 )
 
 const (
@@ -16,7 +18,8 @@ const (
 
 // Factory opens the logs of a node's shards. Safe for concurrent use.
 type Factory struct {
-	cfg Config
+	cfg  Config
+	node *nodelog.Log // of kind Node
 
 	mu     sync.Mutex // guards open and closed
 	open   map[uint32]*Log
@@ -33,10 +36,15 @@ func OpenFactory(cfg Config) (*Factory, error) {
 	if err := makeDir(cfg, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
-	if err := claimKind(cfg.FS, cfg.Dir, Bolt); err != nil {
+	f := &Factory{cfg: cfg, open: make(map[uint32]*Log)}
+	kind, err := claimKind(cfg.FS, cfg.Dir, cfg.Kind)
+	if err == nil && kind == Node {
+		f.node, err = openNode(cfg)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
-	return &Factory{cfg: cfg, open: make(map[uint32]*Log)}, nil
+	return f, nil
 }
 
 // makeDir makes a directory and makes its name durable.
@@ -85,8 +93,13 @@ func (f *Factory) openLog(shard uint32, onFailure func(error)) (*Log, error) {
 		return nil, err
 	}
 	path := filepath.Join(dir, "log.db")
-	disk, found, err := openBolt(f.cfg.FS, path)
-	if err != nil {
+	var disk backend
+	var found contents
+	var err error
+	if f.node != nil {
+		path = filepath.Join(f.cfg.Dir, "log")
+		disk, found = groupOf(f.node, shard)
+	} else if disk, found, err = openBolt(f.cfg.FS, path); err != nil {
 		return nil, err
 	}
 	l, err := newLog(f.cfg, shard, path, disk, found, onFailure)
@@ -118,6 +131,9 @@ func (f *Factory) Close() error {
 	errs := make([]error, 0, len(logs))
 	for _, l := range logs {
 		errs = append(errs, l.Close())
+	}
+	if f.node != nil {
+		errs = append(errs, f.node.Close())
 	}
 	return errors.Join(errs...)
 }

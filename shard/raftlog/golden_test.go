@@ -31,7 +31,7 @@ func TestGoldenLogs(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, kindFile), fmt.Appendf(nil, "kvd log 1 %s\n", kind), filePerm); err != nil {
 			t.Fatal(err)
 		}
-		l, closeLog := open(t, dir, nil, nil)
+		l, closeLog := open(t, Bolt, dir, nil, nil)
 		defer closeLog()
 		golden.Same(t, name+".txt", dump(t, l))
 		// It is not only read: it goes on.
@@ -44,7 +44,7 @@ func TestGoldenLogs(t *testing.T) {
 func makeGolden(t *testing.T) []byte {
 	t.Helper()
 	dir := t.TempDir()
-	l, closeLog := open(t, dir, nil, nil)
+	l, closeLog := open(t, Bolt, dir, nil, nil)
 	at := time.Date(2026, 11, 25, 12, 30, 0, 123456789, time.UTC)
 	var all []*raft.Log
 	for i, kind := range []raft.LogType{raft.LogConfiguration, raft.LogNoop, raft.LogCommand, raft.LogBarrier, raft.LogCommand} {

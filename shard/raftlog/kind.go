@@ -1,6 +1,7 @@
 package raftlog
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +16,15 @@ import (
 // Kind names what the logs of a data directory are kept in.
 type Kind string
 
-// Bolt is one raft-boltdb file per shard.
-const Bolt Kind = "boltdb"
+const (
+	// Bolt is one raft-boltdb file per shard.
+	Bolt Kind = "boltdb"
+	// Node is one log for all shards of the node.
+	Node Kind = "node"
+)
+
+// Kinds are all there are.
+var Kinds = []Kind{Bolt, Node}
 
 // kindFile in the data directory says which kind of logs it holds, so that a
 // node started with the other kind refuses, instead of starting empty.
@@ -52,19 +60,19 @@ func KindOf(files vfs.FS, dir string) (Kind, error) {
 }
 
 // claimKind marks the directory as holding logs of the kind, or checks that it
-// does.
-func claimKind(files vfs.FS, dir string, want Kind) error {
+// does. It returns the kind; "" stands for the one that it holds, or else Bolt.
+func claimKind(files vfs.FS, dir string, want Kind) (Kind, error) {
 	have, err := KindOf(files, dir)
-	if err != nil {
-		return err
+	switch {
+	case err != nil:
+		return "", err
+	case have == "":
+		want = cmp.Or(want, Bolt)
+		return want, writeKind(files, dir, want)
+	case want != "" && have != want:
+		return "", &KindError{Dir: dir, Have: have, Want: want}
 	}
-	if have == "" {
-		return writeKind(files, dir, want)
-	}
-	if have != want {
-		return &KindError{Dir: dir, Have: have, Want: want}
-	}
-	return nil
+	return have, nil
 }
 
 // writeKind writes the file so that it is there as a whole or not at all.

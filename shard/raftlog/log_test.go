@@ -16,10 +16,17 @@ import (
 	"github.com/kvd-io/kvd/test/faultfs"
 )
 
+// eachKind runs a test on each kind of logs.
+func eachKind(t *testing.T, test func(t *testing.T, kind Kind)) {
+	for _, kind := range Kinds {
+		t.Run(string(kind), func(t *testing.T) { test(t, kind) })
+	}
+}
+
 // open opens the log of shard 1 in dir; the function returned closes it.
-func open(t *testing.T, dir string, files vfs.FS, onFailure func(error)) (*Log, func()) {
+func open(t *testing.T, kind Kind, dir string, files vfs.FS, onFailure func(error)) (*Log, func()) {
 	t.Helper()
-	f, err := OpenFactory(Config{Dir: dir, FS: files})
+	f, err := OpenFactory(Config{Dir: dir, Kind: kind, FS: files})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,9 +66,11 @@ func endsGoroutine(f func()) bool {
 
 // TestVoteIsOneWrite: raft stores a vote's term, then its candidate (#661). A
 // crash in between must not leave the new term with the old candidate.
-func TestVoteIsOneWrite(t *testing.T) {
+func TestVoteIsOneWrite(t *testing.T) { eachKind(t, testVoteIsOneWrite) }
+
+func testVoteIsOneWrite(t *testing.T, kind Kind) {
 	dir := t.TempDir()
-	l, closeLog := open(t, dir, nil, nil)
+	l, closeLog := open(t, kind, dir, nil, nil)
 	vote := func(term uint64, candidate string) {
 		t.Helper()
 		if err := l.SetUint64([]byte(keyLastVoteTerm), term); err != nil {
@@ -86,7 +95,7 @@ func TestVoteIsOneWrite(t *testing.T) {
 	vote(5, "")
 	check("before the candidate is stored")
 	closeLog()
-	l, closeLog = open(t, dir, nil, nil)
+	l, closeLog = open(t, kind, dir, nil, nil)
 	defer closeLog()
 	check("after a crash in between")
 }
@@ -94,8 +103,10 @@ func TestVoteIsOneWrite(t *testing.T) {
 // TestSnapshotOverAConflict is raft #697: a follower whose log held other
 // entries than the snapshot that it installs must answer the check of what
 // follows with the snapshot's term, or it is sent the snapshot for ever.
-func TestSnapshotOverAConflict(t *testing.T) {
-	l, closeLog := open(t, t.TempDir(), nil, nil)
+func TestSnapshotOverAConflict(t *testing.T) { eachKind(t, testSnapshotOverAConflict) }
+
+func testSnapshotOverAConflict(t *testing.T, kind Kind) {
+	l, closeLog := open(t, kind, t.TempDir(), nil, nil)
 	defer closeLog()
 	store(t, l, entries(2, 1, 20))
 	l.SetSnapshot(15, 3)
@@ -120,8 +131,10 @@ func TestSnapshotOverAConflict(t *testing.T) {
 }
 
 // The tip is what a vote goes by: the last record, or a snapshot beyond it.
-func TestTip(t *testing.T) {
-	l, closeLog := open(t, t.TempDir(), vfs.OS, nil)
+func TestTip(t *testing.T) { eachKind(t, testTip) }
+
+func testTip(t *testing.T, kind Kind) {
+	l, closeLog := open(t, kind, t.TempDir(), vfs.OS, nil)
 	defer closeLog()
 	want := func(wantIndex, wantTerm uint64) {
 		t.Helper()
@@ -144,9 +157,11 @@ func TestTip(t *testing.T) {
 	want(20, 4)
 }
 
-func TestLogBehindTheStore(t *testing.T) {
+func TestLogBehindTheStore(t *testing.T) { eachKind(t, testLogBehindTheStore) }
+
+func testLogBehindTheStore(t *testing.T, kind Kind) {
 	dir := t.TempDir()
-	l, closeLog := open(t, dir, nil, nil)
+	l, closeLog := open(t, kind, dir, nil, nil)
 	if err := l.SetUint64([]byte(keyCurrentTerm), 3); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +178,7 @@ func TestLogBehindTheStore(t *testing.T) {
 		{"of another term at its index", 15, 3, false, 0, 0},
 		{"ahead of an empty log", 15, 3, false, 0, 0},
 	} {
-		l, closeLog := open(t, dir, nil, nil)
+		l, closeLog := open(t, kind, dir, nil, nil)
 		err := l.ResetIfBehind(tc.index, tc.term)
 		if errors.Is(err, ErrLost) != tc.lost || !tc.lost && err != nil {
 			t.Errorf("store %s: %v", tc.name, err)
@@ -173,20 +188,24 @@ func TestLogBehindTheStore(t *testing.T) {
 		}
 		closeLog()
 	}
-	if err := os.Remove(filepath.Join(dir, "shard-1", "log.db")); err != nil {
-		t.Fatal(err)
+	for _, path := range []string{filepath.Join(dir, "shard-1", "log.db"), filepath.Join(dir, "log")} {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
 	}
-	l, closeLog = open(t, dir, nil, nil)
+	l, closeLog = open(t, kind, dir, nil, nil)
 	defer closeLog()
 	if err := l.ResetIfBehind(10, 2); !errors.Is(err, ErrLost) {
 		t.Errorf("a log that is gone: %v, want ErrLost", err)
 	}
 }
 
-func TestFailedDiskEndsRaftsGoroutine(t *testing.T) {
+func TestFailedDiskEndsRaftsGoroutine(t *testing.T) { eachKind(t, testFailedDiskEndsRaftsGoroutine) }
+
+func testFailedDiskEndsRaftsGoroutine(t *testing.T, kind Kind) {
 	files := faultfs.New()
 	var failures atomic.Int32
-	l, closeLog := open(t, t.TempDir(), files, func(error) { failures.Add(1) })
+	l, closeLog := open(t, kind, t.TempDir(), files, func(error) { failures.Add(1) })
 	defer closeLog()
 	if err := l.SetUint64([]byte(keyCurrentTerm), 1); err != nil {
 		t.Fatal(err)
@@ -264,8 +283,10 @@ type voidStable struct{ backend }
 func (voidStable) GetUint64([]byte) (uint64, error) { return 0, nil }
 func (voidStable) Get([]byte) ([]byte, error)       { return nil, raftboltdb.ErrKeyNotFound }
 
-func TestDeleteRangeAndLastCommand(t *testing.T) {
-	l, closeLog := open(t, t.TempDir(), nil, nil)
+func TestDeleteRangeAndLastCommand(t *testing.T) { eachKind(t, testDeleteRangeAndLastCommand) }
+
+func testDeleteRangeAndLastCommand(t *testing.T, kind Kind) {
+	l, closeLog := open(t, kind, t.TempDir(), nil, nil)
 	defer closeLog()
 	all := entries(1, 1, 3*deleteStep)
 	all[2*deleteStep+9].Type = raft.LogNoop // index 2010

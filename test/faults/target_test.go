@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/client"
+	"github.com/kvd-io/kvd/shard/raftlog"
 	"github.com/kvd-io/kvd/test/cluster"
 	"github.com/kvd-io/kvd/test/disk"
 	"github.com/kvd-io/kvd/test/proxy"
@@ -89,7 +90,7 @@ func newTarget(t *testing.T, rng *rand.Rand, keep func(*target)) *target {
 		}
 	})
 	x.cluster = cluster.New(t, cluster.Options{
-		Nodes: nodes, Shards: shards, Dir: logs, Args: []string{"--memtable-bytes", memtableBytes},
+		Nodes: nodes, Shards: shards, Dir: logs, Args: []string{"--memtable-bytes", memtableBytes, "--log-store", string(raftlog.Kinds[rng.IntN(len(raftlog.Kinds))])},
 		Faults: &cluster.Faults{LogEntries: logEntries},
 	})
 	t.Cleanup(x.mendDisks)

@@ -283,17 +283,10 @@ type damage struct {
 // is sound, and says so or stops when it meets what is not.
 func TestDamagedFiles(t *testing.T) {
 	t.Parallel()
-	c := cluster.Start(t, cluster.Options{Nodes: 1, Shards: 1})
-	values := loadValues(t, c)
-	c.Stop(0)
-	sound := c.Node(0).DataDir + "-sound"
-	copyDir(t, c.Node(0).DataDir, sound)
-	for _, d := range []damage{
+	data := []damage{
 		{"HalfData", "shard-1/data.db", truncateTo(1, 50), []string{"shard 1", "data.db"}},
 		{"StubOfData", "shard-1/data.db", truncateTo(1, 1000000), []string{"shard 1", "data.db"}},
 		{"EmptyData", "shard-1/data.db", truncateTo(0, 1), nil},
-		{"HalfLog", "shard-1/log.db", truncateTo(1, 50), []string{"shard-1/log.db"}},
-		{"StubOfLog", "shard-1/log.db", truncateTo(1, 1000000), []string{"shard-1/log.db"}},
 		{"HalfIdentity", "node.json", truncateTo(1, 2), []string{"node.json", "restore"}},
 		{"NoIdentity", "node.json", func(t *testing.T, path string) {
 			if err := os.Remove(path); err != nil {
@@ -301,8 +294,22 @@ func TestDamagedFiles(t *testing.T) {
 			}
 		}, []string{"node.json"}},
 		{"GarbageData", "shard-1/data.db", garbage, []string{"shard 1", "data.db"}},
-		{"GarbageLog", "shard-1/log.db", garbage, []string{"shard-1/log.db"}},
-	} {
+	}
+	t.Run("boltdb", func(t *testing.T) { testDamagedFiles(t, "boltdb", "shard-1/log.db", data) })
+	t.Run("node", func(t *testing.T) { testDamagedFiles(t, "node", "log/0000000000000001.log", nil) })
+}
+
+func testDamagedFiles(t *testing.T, kind, log string, all []damage) {
+	c := cluster.Start(t, cluster.Options{Nodes: 1, Shards: 1, Args: []string{"--log-store", kind}})
+	values := loadValues(t, c)
+	c.Stop(0)
+	sound := c.Node(0).DataDir + "-sound"
+	copyDir(t, c.Node(0).DataDir, sound)
+	for _, d := range append(all,
+		damage{"HalfLog", log, truncateTo(1, 50), []string{log}},
+		damage{"StubOfLog", log, truncateTo(1, 1000000), []string{log}},
+		damage{"GarbageLog", log, garbage, []string{log}},
+	) {
 		t.Run(d.name, func(t *testing.T) {
 			copyDir(t, sound, c.Node(0).DataDir)
 			d.do(t, filepath.Join(c.Node(0).DataDir, d.file))
@@ -323,6 +330,33 @@ func TestDamagedFiles(t *testing.T) {
 		if err != nil || string(kv.Value) != want {
 			t.Fatalf("from the sound copy: %s = %.20q, %v", key, kv.Value, err)
 		}
+	}
+}
+
+// TestLogStore: a node keeps its logs in what its data directory was made with, and refuses
+// another kind.
+func TestLogStore(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t, cluster.Options{Nodes: 1, Shards: 2})
+	dir := c.Node(0).DataDir
+	wantExit(t, c.Command(0, "--log-store", "paper"), kvdUsage, "--log-store", "paper", "boltdb", "node")
+	first := c.Command(0, "--log-store", "node")
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitHealthy(refuseWait)
+	k := newKvctl(t, c.Endpoints()...)
+	k.ok(t, "put", "k", "v")
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait() // it was killed
+	wantExit(t, c.Command(0, "--log-store", "boltdb"), kvdUsage, "--log-store", dir, `"node"`, `"boltdb"`, "leave")
+	c.StartNode(0) // which does not say what
+	c.WaitHealthy(refuseWait)
+	same(t, "value", k.ok(t, "get", "k"), "v")
+	if _, err := os.Stat(filepath.Join(dir, "shard-1", "log.db")); err == nil {
+		t.Error("there is a bbolt file")
 	}
 }
 

@@ -30,6 +30,7 @@ import (
 	"github.com/kvd-io/kvd/proto/wire"
 	"github.com/kvd-io/kvd/server"
 	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/shard/raftlog"
 	"github.com/kvd-io/kvd/test/disk"
 	"github.com/kvd-io/kvd/test/faultfs"
 	"github.com/kvd-io/kvd/test/memnet"
@@ -65,6 +66,8 @@ type Config struct {
 	OnTxnStep func(node string, step shard.TxnStep)
 	// MemtableBytes: what a shard applies before it writes a checkpoint.
 	MemtableBytes int64
+	// LogStore of the nodes; default: their own.
+	LogStore raftlog.Kind
 }
 
 // Cluster is a set of nodes in one bubble. Its methods are called from the
@@ -140,7 +143,7 @@ func (c *Cluster) StartNode(name string) {
 		ListenPeer:     c.peers[name],
 		ListenHTTP:     net.JoinHostPort(name, HTTPPort),
 		InitialCluster: c.peers, Shards: c.cfg.Shards,
-		Retention: c.cfg.Retention, MemtableBytes: c.cfg.MemtableBytes,
+		Retention: c.cfg.Retention, MemtableBytes: c.cfg.MemtableBytes, LogStore: c.cfg.LogStore,
 		Listen: host.Listen, Dial: host.Dial, FS: c.disks[name],
 		WallClock: func() time.Time { return time.Now().Add(time.Duration(wall.Load())) },
 		Logger:    log, Registry: c.registries[name],

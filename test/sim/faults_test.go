@@ -17,6 +17,7 @@ import (
 
 	"github.com/kvd-io/kvd/client"
 	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/shard/raftlog"
 	"github.com/kvd-io/kvd/test/check"
 	"github.com/kvd-io/kvd/test/check/cycles"
 	"github.com/kvd-io/kvd/test/disk"
@@ -164,6 +165,9 @@ type lived struct {
 	took     time.Duration
 }
 
+// logStore is the kind of the life's logs.
+func (l *lived) logStore() raftlog.Kind { return raftlog.Kinds[l.seed%uint64(len(raftlog.Kinds))] }
+
 // makeDisks gives each node a disk that can lose its power, if the machine has
 // such.
 func (l *lived) makeDisks(t *testing.T) bool {
@@ -194,7 +198,7 @@ func (l *lived) run(t *testing.T) {
 	l.recorder.Start()
 	c := Start(t, Config{
 		Nodes: nodes, Shards: 4, Retention: shortMemory, MemtableBytes: memtableBytes,
-		Dir: l.dir, Disks: l.disks, Rand: l.rng, Latency: l.latency,
+		Dir: l.dir, Disks: l.disks, Rand: l.rng, Latency: l.latency, LogStore: l.logStore(),
 	})
 	defer c.Close()
 	c.WaitReady(recoverWait, c.Names()...)
