@@ -58,20 +58,28 @@ func openDirectory(cfg Config) (*directory, error) {
 	if err := d.checkForeign(); err != nil {
 		return nil, err
 	}
-	lock, err := d.fs.OpenFile(filepath.Join(d.path, lockFile), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("open lock file: %w", err)
-	}
-	d.lock = lock
-	if err := lockExclusive(lock); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("%w: another process holds %s: stop that one, or choose another directory with --data-dir (%w)", ErrDirInUse, d.path, err)
+	if err := d.take(); err != nil {
+		return nil, err
 	}
 	if err := d.load(cfg); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
 	d.clusterID.Store(&d.id.ClusterID)
 	return d, nil
+}
+
+// take locks the directory.
+func (d *directory) take() error {
+	lock, err := d.fs.OpenFile(filepath.Join(d.path, lockFile), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return fmt.Errorf("open lock file: %w", err)
+	}
+	if err := lockExclusive(lock); err != nil {
+		lock.Close()
+		return fmt.Errorf("%w: another process holds %s: stop that one, or choose another directory with --data-dir (%w)", ErrDirInUse, d.path, err)
+	}
+	d.lock = lock
+	return nil
 }
 
 func (d *directory) close() error { return d.lock.Close() } // which unlocks it

@@ -73,7 +73,7 @@ func newRoot() *cobra.Command {
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newStart(), newDev(), newVersion())
+	root.AddCommand(newStart(), newDev(), newMigrateLog(), newVersion())
 	return root
 }
 

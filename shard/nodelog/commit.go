@@ -3,6 +3,7 @@ package nodelog
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // maxWrite bounds what is written at a time, unless one request is larger.
@@ -86,13 +87,13 @@ func (l *Log) commit(batch []*request) {
 			r.err = err
 		}
 		if r.kind == kindEnd {
-			l.end()
+			l.finish()
 		}
 	}
 }
 
-// end has everything that comes later fail.
-func (l *Log) end() {
+// finish has everything that comes later fail.
+func (l *Log) finish() {
 	l.queueMu.Lock()
 	defer l.queueMu.Unlock()
 	if l.err == nil {
@@ -146,14 +147,17 @@ func (l *Log) commitAll(batch []*request) error {
 	if len(l.buf) == 0 {
 		return nil
 	}
+	start := time.Now()
 	if err := l.write(s, l.buf); err != nil {
 		return err
 	}
+	l.cfg.Metrics.synced(batch, len(l.buf), time.Since(start))
 	if cap(l.buf) > maxWrite {
 		l.buf = nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.end = s.size
 	for i, r := range batch {
 		if runs[i].segment == nil {
 			continue // nothing was written

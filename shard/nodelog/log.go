@@ -28,6 +28,7 @@ type Config struct {
 	FS           vfs.FS // default vfs.OS
 	SegmentBytes int64  // default DefaultSegmentBytes
 	Logger       *slog.Logger
+	Metrics      *Metrics // default: none
 
 	// step is called before each change of the disk, by its name, and after a sync. For
 	// tests, as is alone: the cleaner does not run.
@@ -42,6 +43,7 @@ type Log struct {
 	mu       sync.RWMutex // guards what follows; who commits holds it only to apply
 	segments []*segment   // the oldest first; the last is written to
 	groups   map[uint32]*group
+	end      int64 // of the frames in the last segment
 	closed   bool
 
 	queueMu sync.Mutex // guards what follows
@@ -84,6 +86,9 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(nil)
+	}
 	if cfg.step == nil {
 		cfg.step = func(string) {}
 	}
@@ -91,6 +96,7 @@ func Open(cfg Config) (*Log, error) {
 	if err := l.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open node log: %w", err), l.closeFiles())
 	}
+	cfg.Metrics.log.Store(l)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	if !cfg.alone {
 		l.running.Go(l.keepClean)
@@ -124,6 +130,7 @@ func (l *Log) open() error {
 		return l.roll()
 	}
 	l.current = l.segments[len(l.segments)-1]
+	l.end = l.current.size
 	return nil
 }
 
@@ -181,7 +188,7 @@ func (l *Log) roll() error {
 		return errors.Join(fmt.Errorf("make %s: %w", s.path, err), file.Close())
 	}
 	l.mu.Lock()
-	l.segments = append(l.segments, s)
+	l.segments, l.end = append(l.segments, s), s.size
 	l.mu.Unlock()
 	l.current = s
 	l.pokeCleaner()

@@ -38,5 +38,5 @@ type KindError struct {
 }
 
 func (e *KindError) Error() string {
-	return fmt.Sprintf("data directory %s holds logs of kind %q, not %q: leave the kind out, or begin with an empty directory", e.Dir, e.Have, e.Want)
+	return fmt.Sprintf("data directory %s holds logs of kind %q, not %q: leave --log-store out, or migrate them with kvd migrate-log", e.Dir, e.Have, e.Want)
 }

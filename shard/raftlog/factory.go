@@ -88,7 +88,7 @@ func (f *Factory) reserve(shard uint32) error {
 }
 
 func (f *Factory) openLog(shard uint32, onFailure func(error)) (*Log, error) {
-	dir := filepath.Join(f.cfg.Dir, fmt.Sprintf("shard-%d", shard))
+	dir := shardDir(f.cfg.Dir, shard)
 	if err := makeDir(f.cfg, dir); err != nil {
 		return nil, err
 	}

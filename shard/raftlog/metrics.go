@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kvd-io/kvd/shard/nodelog"
 )
 
 // Metrics are the instruments of a node's logs, by shard.
@@ -14,6 +16,7 @@ type Metrics struct {
 	appendBytes   *prometheus.CounterVec
 	cacheReads    *prometheus.CounterVec
 	failed        *prometheus.GaugeVec
+	node          *nodelog.Metrics
 }
 
 // NewMetrics registers the instruments; with a nil reg they count for nobody.
@@ -43,6 +46,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "1 once a write to the Raft log has failed and the log takes no more.",
 		}, shard),
 	}
+	m.node = nodelog.NewMetrics(reg)
 	if reg != nil {
 		reg.MustRegister(m.appendSeconds, m.appendEntries, m.appendBytes, m.cacheReads, m.failed)
 	}

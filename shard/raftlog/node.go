@@ -8,7 +8,9 @@ import (
 
 // openNode opens the log that the groups of a node share.
 func openNode(cfg Config) (*nodelog.Log, error) {
-	return nodelog.Open(nodelog.Config{Dir: filepath.Join(cfg.Dir, "log"), FS: cfg.FS, SegmentBytes: cfg.SegmentBytes, Logger: cfg.Logger})
+	return nodelog.Open(nodelog.Config{
+		Dir: filepath.Join(cfg.Dir, "log"), FS: cfg.FS, SegmentBytes: cfg.SegmentBytes, Logger: cfg.Logger, Metrics: cfg.Metrics.node,
+	})
 }
 
 // nodeGroup is a group's part of the node's log, which stays open without it.

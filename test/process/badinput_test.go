@@ -355,9 +355,31 @@ func TestLogStore(t *testing.T) {
 	c.StartNode(0) // which does not say what
 	c.WaitHealthy(refuseWait)
 	same(t, "value", k.ok(t, "get", "k"), "v")
-	if _, err := os.Stat(filepath.Join(dir, "shard-1", "log.db")); err == nil {
-		t.Error("there is a bbolt file")
+	// Into the other kind, and back.
+	wantExit(t, migrateLog(t, dir, "boltdb"), kvdFailed, "in use", dir)
+	c.Stop(0)
+	wantExit(t, migrateLog(t, dir, ""), kvdUsage, "--to")
+	wantExit(t, migrateLog(t, filepath.Dir(dir), "boltdb"), kvdFailed, "no node's data directory")
+	for _, kind := range []string{"boltdb", "node", "node"} {
+		if out, err := migrateLog(t, dir, kind).CombinedOutput(); err != nil || !strings.Contains(string(out), kind) {
+			t.Fatalf("migrate to %s: %s, %v", kind, out, err)
+		}
+		_, boltErr := os.Stat(filepath.Join(dir, "shard-1", "log.db"))
+		_, nodeErr := os.Stat(filepath.Join(dir, "log"))
+		if (boltErr == nil) != (kind == "boltdb") || (nodeErr == nil) != (kind == "node") {
+			t.Errorf("after the way to %s: %v, %v", kind, boltErr, nodeErr)
+		}
+		c.StartNode(0)
+		c.WaitHealthy(refuseWait)
+		same(t, "value", k.ok(t, "get", "k"), "v")
+		k.ok(t, "put", "other", kind)
+		c.Stop(0)
 	}
+}
+
+func migrateLog(t *testing.T, dir, to string) *exec.Cmd {
+	t.Helper()
+	return exec.CommandContext(t.Context(), cluster.Build(t), "migrate-log", "--data-dir", dir, "--to", to)
 }
 
 // loadValues puts enough to fill many pages of a data file.

@@ -37,6 +37,7 @@ var families = []struct{ name, kind, label string }{
 	{"kvd_fsm_batch_commands", "histogram", "shard"},
 	{"kvd_log_append_seconds", "histogram", "shard"}, // its fsync included
 	{"kvd_log_append_entries", "histogram", "shard"},
+	{"kvd_nodelog_sync_seconds", "histogram", ""}, // 0 with raft-boltdb
 	{"kvd_store_keys", "gauge", "shard"},
 	{"kvd_store_file_bytes", "gauge", "shard"},
 	{"kvd_store_memtable_bytes", "gauge", "shard"},
