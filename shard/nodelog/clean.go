@@ -12,6 +12,9 @@ import (
 // takes at most twice what its entries need, and one segment.
 const keptSegments = 4
 
+// moveBytes is how much of a group is written again at a time.
+const moveBytes = 256 << 10
+
 func (l *Log) pokeCleaner() {
 	select {
 	case l.wake <- struct{}{}:
@@ -40,11 +43,11 @@ func (l *Log) clean() error {
 		if err := l.shrink(); err != nil {
 			return err
 		}
-		id, at, ok := l.pinned()
+		id, runs, from, ok := l.pinned()
 		if !ok {
 			return nil
 		}
-		if err := l.move(id, at); err != nil {
+		if err := l.move(id, runs, from); err != nil {
 			return err
 		}
 	}
@@ -74,13 +77,13 @@ func (l *Log) shrink() error {
 	return nil
 }
 
-// pinned returns entries that keep the oldest segment, if the log takes too much for what
-// it holds.
-func (l *Log) pinned() (id uint32, at run, ok bool) {
+// pinned returns entries of a group that keep the oldest segment, some at a time, if the log
+// takes too much for what it holds.
+func (l *Log) pinned() (id uint32, runs []run, from uint64, ok bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if len(l.segments) <= keptSegments {
-		return 0, run{}, false
+		return 0, nil, 0, false
 	}
 	var total, live int64
 	for _, s := range l.segments[:len(l.segments)-1] {
@@ -88,47 +91,54 @@ func (l *Log) pinned() (id uint32, at run, ok bool) {
 		live += s.liveBytes
 	}
 	if total <= 2*live {
-		return 0, run{}, false
+		return 0, nil, 0, false
 	}
+	oldest := l.segments[0]
 	for id, g := range l.groups {
-		for i := range g.runs {
-			if g.runs[i].segment == l.segments[0] {
-				return id, g.runs[i], true
+		i := slices.IndexFunc(g.runs, func(r run) bool { return r.segment == oldest })
+		if i < 0 {
+			continue
+		}
+		size := int64(0)
+		for _, r := range g.runs[i:] {
+			if r.segment != oldest || size > 0 && size+r.size > moveBytes {
+				break
+			}
+			runs, size = append(runs, r), size+r.size
+		}
+		return id, runs, max(g.first, runs[0].first), true
+	}
+	return 0, nil, 0, false
+}
+
+// move writes the entries of some runs again at the end of the log, from one on. If they are
+// not there any more, that is no error.
+func (l *Log) move(id uint32, runs []run, from uint64) error {
+	var entries []raft.Log
+	for _, at := range runs {
+		where, payload, err := l.readRun(id, max(at.first, from), run{})
+		if errors.Is(err, raft.ErrLogNotFound) || err == nil && where != at {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		some, err := decodeEntries(payload)
+		if err != nil {
+			return fmt.Errorf("%s, offset %d: %w", at.segment.path, at.offset, err)
+		}
+		for _, e := range some {
+			if e.Index >= from && e.Index <= at.last {
+				entries = append(entries, e)
 			}
 		}
 	}
-	return 0, run{}, false
-}
-
-// move writes the entries of a run again at the end of the log. If they are not there any
-// more, that is no error.
-func (l *Log) move(id uint32, at run) error {
-	l.mu.RLock()
-	g := l.groups[id]
-	from := uint64(0)
-	if g != nil {
-		from = max(g.first, at.first)
-	}
-	l.mu.RUnlock()
-	where, payload, err := l.readRun(id, from, run{})
-	if errors.Is(err, raft.ErrLogNotFound) || err == nil && where != at {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	entries, err := decodeEntries(payload)
-	if err != nil {
-		return fmt.Errorf("%s, offset %d: %w", at.segment.path, at.offset, err)
-	}
-	needed := make([]*raft.Log, 0, len(entries))
+	needed := make([]*raft.Log, len(entries))
 	for i := range entries {
-		if e := &entries[i]; e.Index >= from && e.Index <= at.last {
-			needed = append(needed, e)
-		}
+		needed[i] = &entries[i]
 	}
 	l.cfg.step("move")
-	err = l.submit(&request{group: id, kind: kindMoved, payload: appendEntries(nil, needed), moves: at, from: from})
+	err := l.submit(&request{group: id, kind: kindMoved, payload: appendEntries(nil, needed), moves: runs, from: from})
 	if errors.Is(err, errStale) {
 		return nil
 	}

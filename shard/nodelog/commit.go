@@ -3,6 +3,7 @@ package nodelog
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -18,7 +19,7 @@ type request struct {
 	kind    kind // kindEnd: nothing, and nothing is taken after it
 	payload []byte
 	// Of kindMoved: where what is moved lies, and the first entry of it that is needed.
-	moves run
+	moves []run
 	from  uint64
 
 	turn chan struct{} // poked when it is to commit, or is over
@@ -182,5 +183,5 @@ func (l *Log) movable(r *request, batch []*request) bool {
 		return false
 	}
 	i := g.find(r.from)
-	return i < len(g.runs) && g.runs[i] == r.moves && max(g.first, r.moves.first) == r.from
+	return i+len(r.moves) <= len(g.runs) && slices.Equal(g.runs[i:i+len(r.moves)], r.moves) && max(g.first, r.moves[0].first) == r.from
 }

@@ -108,19 +108,18 @@ func (g *group) append(at run) error {
 	return nil
 }
 
-// move takes the place of the run that has the same entries; or, where its segment is gone
-// and the log is being read, comes where they are missing.
+// move takes the place of the runs that have the same entries; or, where their segment is
+// gone and the log is being read, comes where they are missing.
 func (g *group) move(at run) error {
 	i := sort.Search(len(g.runs), func(i int) bool { return g.runs[i].last >= at.first })
-	switch {
-	case i == len(g.runs) || g.runs[i].first > at.last:
-		g.runs = slices.Insert(g.runs, i, at)
-	case g.runs[i].first <= at.first && g.runs[i].last == at.last:
-		g.runs[i].segment.holds(&g.runs[i], -1)
-		g.runs[i] = at
-	default:
-		return fmt.Errorf("%w: entries %d to %d were moved to where there are %d to %d", ErrCorrupt, at.first, at.last, g.runs[i].first, g.runs[i].last)
+	j := i
+	for ; j < len(g.runs) && g.runs[j].first <= at.last; j++ {
+		if g.runs[j].last > at.last {
+			return fmt.Errorf("%w: entries %d to %d were moved to where there are %d to %d", ErrCorrupt, at.first, at.last, g.runs[j].first, g.runs[j].last)
+		}
+		g.runs[j].segment.holds(&g.runs[j], -1)
 	}
+	g.runs = slices.Replace(g.runs, i, j, at)
 	if g.first == 0 || at.first < g.first {
 		g.first = at.first
 	}
