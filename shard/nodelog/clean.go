@@ -66,14 +66,37 @@ func (l *Log) shrink() error {
 		s := l.segments[0]
 		l.segments = slices.Delete(slices.Clone(l.segments), 0, 1)
 		l.mu.Unlock()
-		l.cfg.step("remove")
-		if err := errors.Join(s.close(), l.cfg.FS.Remove(s.path)); err != nil {
+		if err := l.discard(s); err != nil {
 			return fmt.Errorf("remove %s: %w", s.path, err)
 		}
-		if err := l.cfg.FS.SyncDir(l.cfg.Dir); err != nil {
+	}
+	return nil
+}
+
+// discard takes a segment's file away, or keeps it for the next segment.
+func (l *Log) discard(s *segment) error {
+	l.mu.RLock()
+	again := l.spare == nil && s.length == l.cfg.SegmentBytes && s.size <= s.length
+	l.mu.RUnlock()
+	l.cfg.step("remove")
+	if !again {
+		if err := errors.Join(s.close(), l.cfg.FS.Remove(s.path)); err != nil {
 			return err
 		}
+		return l.cfg.FS.SyncDir(l.cfg.Dir)
 	}
+	old := &spare{s.path + spareSuffix, s.file}
+	s.wait()
+	err := l.cfg.FS.Rename(s.path, old.path)
+	if err == nil {
+		err = l.cfg.FS.SyncDir(l.cfg.Dir)
+	}
+	if err != nil {
+		return errors.Join(err, s.file.Close())
+	}
+	l.mu.Lock()
+	l.spare = old
+	l.mu.Unlock()
 	return nil
 }
 

@@ -143,7 +143,7 @@ func (l *Log) commitAll(batch []*request) error {
 			continue
 		}
 		runs[i] = run{segment: s, offset: s.size + int64(len(l.buf)), size: int64(len(r.payload))}
-		l.buf = appendFrame(l.buf, s.seq, s.size, r.group, r.kind, r.payload)
+		l.buf = appendFrame(l.buf, s.salt, s.size, r.group, r.kind, r.payload)
 	}
 	if len(l.buf) == 0 {
 		return nil

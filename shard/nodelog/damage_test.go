@@ -1,10 +1,12 @@
 package nodelog
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -70,15 +72,15 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i, path := range files {
+	for _, path := range files {
 		data := read(t, path)
-		frames := offsets(data, uint64(i+1))
+		frames := offsets(t, data)
 		end := frames[len(frames)-1]
 		if path == last {
 			end = frames[len(frames)-2] // where the last frame begins
 		}
 		for at := range end {
-			if at >= 36 && at < fileHeader || padding(data, at) {
+			if at >= 44 && at < fileHeader || padding(data, at) {
 				continue // zeros that mean nothing
 			}
 			other := append([]byte{}, data...)
@@ -105,11 +107,16 @@ func TestDamage(t *testing.T) {
 }
 
 // offsets returns where the frames of a segment begin, and where the last one ends.
-func offsets(data []byte, seq uint64) []int {
+func offsets(t *testing.T, data []byte) []int {
+	t.Helper()
 	at := []int{fileHeader}
+	_, _, salt, err := readSegmentHeader(data, binary.LittleEndian.Uint64(data[8:]))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for {
 		last := at[len(at)-1]
-		_, size, ok := readFrame(data[last:], seq)
+		_, size, ok := readFrame(data[last:], salt)
 		if !ok {
 			return at
 		}
@@ -137,7 +144,7 @@ func TestTornTail(t *testing.T) {
 	dir, files := filled(t)
 	last := files[len(files)-1]
 	data := read(t, last)
-	frames := offsets(data, uint64(len(files)))
+	frames := offsets(t, data)
 	end := frames[len(frames)-1]
 	for cut := 1; cut < frameHeader; cut++ {
 		torn := append([]byte{}, data...)
@@ -166,6 +173,76 @@ func TestTornTail(t *testing.T) {
 	}
 }
 
+// TestTornBatch: of what was written together, what came after the part that is lost is not
+// taken for what follows when that part has been written again.
+func TestTornBatch(t *testing.T) {
+	dir, files := filled(t)
+	last := files[len(files)-1]
+	data := read(t, last)
+	frames := offsets(t, data)
+	end := int64(frames[len(frames)-1])
+	_, _, salt, err := readSegmentHeader(data, uint64(len(files)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := appendFrame(nil, salt, end, 1, kindEntries, appendEntries(nil, []*raft.Log{entry(41, "lost")}))
+	copy(data[end+int64(len(lost)):], appendFrame(nil, salt, end, 1, kindEntries, appendEntries(nil, []*raft.Log{entry(42, "left")})))
+	if err := os.WriteFile(last, data, filePerm); err != nil {
+		t.Fatal(err)
+	}
+	l := openLog(t, Config{Dir: dir})
+	if err := l.Group(1).StoreLog(entry(41, "more")); err != nil { // as long as what was lost
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := openLog(t, Config{Dir: dir}).Group(1).LastIndex(); n != 41 {
+		t.Errorf("the last entry is %d", n)
+	}
+}
+
+// TestReusedFile: the file of a segment that is gone is written over, and what it held is not
+// taken for what the new one does.
+func TestReusedFile(t *testing.T) {
+	made, rolled := 0, 0
+	cfg := Config{Dir: filepath.Join(t.TempDir(), "log"), SegmentBytes: 4 << 10, alone: true}
+	cfg.step = func(step string) {
+		switch step {
+		case "create":
+			made++
+		case "rename":
+			rolled++
+		}
+	}
+	l := openLog(t, cfg)
+	g := l.Group(1)
+	for i := uint64(1); i <= 500; i++ {
+		if err := errors.Join(g.StoreLog(entry(i, strings.Repeat("x", int(i%50)))), g.DeleteRange(1, max(i, 20)-20), l.clean()); err != nil {
+			t.Fatal(err)
+		}
+		if i%100 > 0 {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l = openLog(t, cfg)
+		g = l.Group(1)
+		first, _ := g.FirstIndex()
+		last, _ := g.LastIndex()
+		if first != i-19 || last != i {
+			t.Errorf("after %d entries: there are %d to %d", i, first, last)
+		}
+	}
+	if rolled < 10 || made > 5 {
+		t.Errorf("%d segments were made of %d files", rolled, made)
+	}
+	if old, _ := filepath.Glob(filepath.Join(cfg.Dir, "*"+spareSuffix)); len(old) > 1 {
+		t.Errorf("there are %q", old)
+	}
+}
+
 // TestFailedWrite: after a failed write nothing is taken any more, of any group.
 func TestFailedWrite(t *testing.T) {
 	files := faultfs.New()
@@ -191,12 +268,10 @@ func TestFailedWrite(t *testing.T) {
 	}
 }
 
-// TestSharedSync: what groups store at a time is synced together, and what comes while
-// something is synced goes with the next.
+// TestSharedSync: what groups store while something is synced goes with the next, together.
 func TestSharedSync(t *testing.T) {
 	const groups = 16
-	arrived := make(chan struct{})
-	var syncs int
+	syncs, first, goOn := 0, make(chan struct{}), make(chan struct{})
 	cfg := Config{Dir: filepath.Join(t.TempDir(), "log")}
 	armed := false
 	cfg.step = func(step string) {
@@ -204,25 +279,31 @@ func TestSharedSync(t *testing.T) {
 			return
 		}
 		if syncs++; syncs == 1 {
-			<-arrived // all others are waiting by then
+			close(first)
+			<-goOn
 		}
 	}
 	l := openLog(t, cfg)
 	armed = true
 	var all sync.WaitGroup
-	for i := range uint32(groups) {
+	store := func(group uint32) {
 		all.Go(func() {
-			if err := l.Group(i).StoreLog(entry(1, "x")); err != nil {
+			if err := l.Group(group).StoreLog(entry(1, "x")); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	for n := 0; n < groups-1; {
+	store(0)
+	<-first
+	for i := uint32(1); i < groups; i++ {
+		store(i)
+	}
+	for n := 0; n < groups-1; runtime.Gosched() {
 		l.queueMu.Lock()
 		n = len(l.queue)
 		l.queueMu.Unlock()
 	}
-	close(arrived)
+	close(goOn)
 	all.Wait()
 	if syncs != 2 {
 		t.Errorf("%d groups took %d syncs", groups, syncs)
@@ -298,6 +379,6 @@ func FuzzDecode(f *testing.F) {
 			_ = l.apply(frame{group: 1, kind: k, payload: data}, run{segment: &segment{}})
 		}
 		_, _, _ = readFrame(data, 1)
-		_, _, _ = readSegmentHeader(data, 1)
+		_, _, _, _ = readSegmentHeader(data, 1)
 	})
 }

@@ -129,7 +129,7 @@ func (l *Log) readRun(id uint32, index uint64, have run) (run, []byte, error) {
 	if _, err := at.segment.file.ReadAt(data, at.offset); err != nil {
 		return run{}, nil, fmt.Errorf("read %s: %w", at.segment.path, err)
 	}
-	f, _, ok := readFrame(data, at.segment.seq)
+	f, _, ok := readFrame(data, at.segment.salt)
 	if !ok || f.group != id {
 		return run{}, nil, fmt.Errorf("%w: %s, offset %d: what was written there cannot be read", ErrCorrupt, at.segment.path, at.offset)
 	}

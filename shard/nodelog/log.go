@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/kvd-io/kvd/store/vfs"
@@ -45,6 +47,7 @@ type Log struct {
 	groups   map[uint32]*group
 	end      int64 // of the frames in the last segment
 	closed   bool
+	spare    *spare // what the next segment is made of; nil: a new file
 
 	queueMu sync.Mutex // guards what follows
 	queue   []*request // what waits to be committed
@@ -63,16 +66,24 @@ type Log struct {
 
 // segment is a file of the log.
 type segment struct {
-	seq  uint64
-	path string
-	file *os.File
-	size int64 // up to which there are frames
+	seq    uint64
+	path   string
+	file   *os.File
+	length int64 // with which it was made
+	salt   uint64
+	size   int64 // up to which there are frames
 
 	// The log's mu guards these two.
 	live      int   // runs of entries in it
 	liveBytes int64 // that they take
 
 	use sync.RWMutex // held by who reads the file, and by who closes it
+}
+
+// spare is the file of a segment that is gone.
+type spare struct {
+	path string
+	file *os.File
 }
 
 // Open opens the log in a directory, which it makes if there is none.
@@ -143,8 +154,8 @@ func (l *Log) list() ([]uint64, error) {
 	var seqs []uint64
 	for _, e := range entries {
 		var seq uint64
-		if e.Name() == draftName {
-			if err := l.cfg.FS.Remove(l.draft()); err != nil {
+		if e.Name() == draftName || strings.HasSuffix(e.Name(), spareSuffix) {
+			if err := l.cfg.FS.Remove(filepath.Join(l.cfg.Dir, e.Name())); err != nil {
 				return nil, err
 			}
 			continue
@@ -163,14 +174,16 @@ func (l *Log) list() ([]uint64, error) {
 	return seqs, nil
 }
 
-// draftName is the name of a segment until it is whole.
-const draftName = "next"
+const (
+	// draftName is the name of a segment made of a new file until it is whole.
+	draftName = "next"
+	// spareSuffix is what the name of a file ends with that is to be used again.
+	spareSuffix = ".old"
+)
 
 func segmentName(seq uint64) string { return fmt.Sprintf("%016d.log", seq) }
 
 func (l *Log) path(seq uint64) string { return filepath.Join(l.cfg.Dir, segmentName(seq)) }
-
-func (l *Log) draft() string { return filepath.Join(l.cfg.Dir, draftName) }
 
 // roll begins the next segment.
 func (l *Log) roll() error {
@@ -178,14 +191,13 @@ func (l *Log) roll() error {
 	if l.current != nil {
 		seq, before = l.current.seq+1, l.current.size
 	}
-	l.cfg.step("create")
-	file, err := l.cfg.FS.OpenFile(l.draft(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, filePerm)
+	draft, err := l.draft()
 	if err != nil {
 		return err
 	}
-	s := &segment{seq: seq, path: l.path(seq), file: file}
-	if err := l.fill(s, before); err != nil {
-		return errors.Join(fmt.Errorf("make %s: %w", s.path, err), file.Close())
+	s := &segment{seq: seq, path: l.path(seq), file: draft.file, length: l.cfg.SegmentBytes, salt: rand.Uint64()}
+	if err := l.fill(s, draft.path, before); err != nil {
+		return errors.Join(fmt.Errorf("make %s: %w", s.path, err), draft.file.Close())
 	}
 	l.mu.Lock()
 	l.segments, l.end = append(l.segments, s), s.size
@@ -195,22 +207,41 @@ func (l *Log) roll() error {
 	return nil
 }
 
-// fill makes a segment of a new file, and gives it its name.
-func (l *Log) fill(s *segment, before int64) error {
-	if err := allocate(s.file, l.cfg.SegmentBytes); err != nil {
-		return err
+// draft returns a file that a segment can be made of: one that was in use, where a sync
+// costs less, or else a new one.
+func (l *Log) draft() (*spare, error) {
+	l.mu.Lock()
+	old := l.spare
+	l.spare = nil
+	l.mu.Unlock()
+	if old != nil {
+		return old, nil
 	}
+	l.cfg.step("create")
+	path := filepath.Join(l.cfg.Dir, draftName)
+	file, err := l.cfg.FS.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, filePerm)
+	if err != nil {
+		return nil, err
+	}
+	if err := allocate(file, l.cfg.SegmentBytes); err != nil {
+		return nil, errors.Join(fmt.Errorf("make %s: %w", path, err), file.Close())
+	}
+	return &spare{path, file}, nil
+}
+
+// fill makes a segment of a file, and gives it its name.
+func (l *Log) fill(s *segment, from string, before int64) error {
 	var state []byte
 	for _, id := range slices.Sorted(maps.Keys(l.groups)) {
 		g := l.groups[id]
 		state = appendState(state, id, slices.Sorted(maps.Keys(g.state)), g.state)
 	}
-	data := appendFrame(segmentHeader(s.seq, before, l.cfg.SegmentBytes), s.seq, 0, 0, kindState, state)
+	data := appendFrame(segmentHeader(s.seq, before, s.length, s.salt), s.salt, 0, 0, kindState, state)
 	if err := l.write(s, data); err != nil {
 		return err
 	}
 	l.cfg.step("rename")
-	if err := l.cfg.FS.Rename(l.draft(), s.path); err != nil {
+	if err := l.cfg.FS.Rename(from, s.path); err != nil {
 		return err
 	}
 	l.cfg.step("sync directory")
@@ -254,14 +285,22 @@ func (l *Log) closeFiles() error {
 	for _, s := range l.segments {
 		errs = append(errs, s.close())
 	}
+	if l.spare != nil {
+		errs = append(errs, l.spare.file.Close())
+	}
 	return errors.Join(errs...)
 }
 
 // close closes the file when nobody reads it any more.
 func (s *segment) close() error {
+	s.wait()
+	return s.file.Close()
+}
+
+// wait returns when nobody reads the file any more.
+func (s *segment) wait() {
 	s.use.Lock()
 	defer s.use.Unlock()
-	return s.file.Close()
 }
 
 // holds counts entries in a segment, or takes them back.

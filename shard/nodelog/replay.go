@@ -1,7 +1,6 @@
 package nodelog
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -20,7 +19,8 @@ func (l *Log) load(seq uint64, last bool) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.path, err)
 	}
-	before, size, err := readSegmentHeader(data, seq)
+	before, size, salt, err := readSegmentHeader(data, seq)
+	s.length, s.salt = size, salt
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s, offset 0: %w", s.path, err)
@@ -33,15 +33,39 @@ func (l *Log) load(seq uint64, last bool) error {
 	if err := l.replay(s, data); err != nil {
 		return err
 	}
-	rest := len(bytes.TrimRight(data[s.size:], "\x00"))
-	switch {
-	case s.size > fileHeader && (!last || rest == 0):
-		return nil
-	case s.size == fileHeader || reached(data, s.size, seq):
-		return fmt.Errorf("%w: %s, offset %d: what was written there cannot be read", ErrCorrupt, s.path, s.size)
+	if s.size == fileHeader {
+		return s.unreadable()
 	}
-	l.cfg.Logger.Info("cut off what was being written when the node ended", "file", s.path, "offset", s.size, "bytes", rest)
-	if _, err := s.file.WriteAt(make([]byte, rest), s.size); err != nil {
+	if !last {
+		return nil
+	}
+	return l.cut(s, data)
+}
+
+func (s *segment) unreadable() error {
+	return fmt.Errorf("%w: %s, offset %d: what was written there cannot be read", ErrCorrupt, s.path, s.size)
+}
+
+// cut overwrites the frames that are left of what was being written, so that none of them
+// is taken for one that follows what will be written. One that was written after something
+// that cannot be read had been on the disk says that it is damaged.
+func (l *Log) cut(s *segment, data []byte) error {
+	torn := s.size
+	for at := s.size; at+frameHeader <= int64(len(data)); at += frameAlign {
+		f, size, ok := readFrame(data[at:], s.salt)
+		switch {
+		case !ok:
+		case f.synced > s.size:
+			return s.unreadable()
+		default:
+			torn = at + size
+		}
+	}
+	if torn == s.size {
+		return nil
+	}
+	l.cfg.Logger.Info("cut off what was being written when the node ended", "file", s.path, "offset", s.size, "bytes", torn-s.size)
+	if _, err := s.file.WriteAt(make([]byte, torn-s.size), s.size); err != nil {
 		return fmt.Errorf("cut %s: %w", s.path, err)
 	}
 	return datasync(s.file)
@@ -51,7 +75,7 @@ func (l *Log) load(seq uint64, last bool) error {
 func (l *Log) replay(s *segment, data []byte) error {
 	s.size = fileHeader
 	for {
-		f, size, ok := readFrame(data[s.size:], s.seq)
+		f, size, ok := readFrame(data[s.size:], s.salt)
 		if !ok {
 			return nil
 		}
@@ -64,15 +88,4 @@ func (l *Log) replay(s *segment, data []byte) error {
 		}
 		s.size += size
 	}
-}
-
-// reached tells whether a frame after an offset shows that there was something on the
-// disk.
-func reached(data []byte, offset int64, seq uint64) bool {
-	for at := max(offset, fileHeader); at+frameHeader <= int64(len(data)); at += frameAlign {
-		if f, _, ok := readFrame(data[at:], seq); ok && f.synced > offset {
-			return true
-		}
-	}
-	return false
 }
