@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compares kvd with a real etcd on this machine, and measures kvd further.
 # usage: scripts/bench-etcd.sh [COMMAND] [--quick] [--json] [--only ROW,...] [--check] ...
-#   compare   the table of ratios, kvd over etcd (the default; about 17 minutes, --quick 5)
+#   compare   the table of ratios, kvd over etcd (the default; about 20 minutes, --quick 7)
 #   load      load 5 million keys: rate over time, memory, disk, write amplification
 #   restart   time to serve again at 0.1, 1 and 5 million keys
 #   shards    1, 4, 16 and 64 shards under the same load, and idle

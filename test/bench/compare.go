@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,21 +74,38 @@ func compare(ctx context.Context, o options, p plan, rows []row) (map[string]sam
 		for _, kind := range o.systems {
 			o.progress("round %d of %d: %s\n", round+1, p.rounds, kind)
 			dir := filepath.Join(o.dir, fmt.Sprintf("%s-%d", kind, round+1))
-			got, err := measureSystem(ctx, o, p, rows, kind, dir)
-			if err != nil {
-				return nil, fmt.Errorf("%s, round %d: %w", kind, round+1, err)
-			}
-			for name, s := range got {
-				all[name][kind] = append(all[name][kind], s)
+			for _, group := range onOneCluster(rows, kind) {
+				got, err := measureSystem(ctx, o, p, group, kind, dir)
+				if err != nil {
+					return nil, fmt.Errorf("%s, round %d: %w", kind, round+1, err)
+				}
+				for name, s := range got {
+					all[name][kind] = append(all[name][kind], s)
+				}
 			}
 		}
 	}
 	return all, nil
 }
 
+// onOneCluster divides the rows that are measured on a system into those that share a
+// cluster.
+func onOneCluster(rows []row, kind string) (groups [][]row) {
+	var shared []row
+	for _, r := range rows {
+		switch {
+		case r.shards == 0:
+			shared = append(shared, r)
+		case kind == kvdName:
+			groups = append(groups, []row{r})
+		}
+	}
+	return append([][]row{shared}, groups...)
+}
+
 // measureSystem starts a fresh cluster, measures all rows, stops and removes it.
 func measureSystem(ctx context.Context, o options, p plan, rows []row, kind, dir string) (got map[string]sample, err error) {
-	sys, err := newSystem(kind, o, dir, o.shards)
+	sys, err := newSystem(kind, o, dir, cmp.Or(rows[0].shards, o.shards))
 	if err != nil {
 		return nil, err
 	}

@@ -191,7 +191,7 @@ func runCompare(ctx context.Context, o options) error {
 	var list []comparison
 	missed := false
 	for _, r := range selected {
-		c := newComparison(r, all[r.name])
+		c := newComparison(r, all)
 		missed = missed || !c.Reached
 		list = append(list, c)
 	}
@@ -212,14 +212,16 @@ func selectRows(only []string) ([]row, error) {
 	if len(only) == 0 {
 		return rows(), nil
 	}
-	var selected []row
-	for _, r := range rows() {
-		if slices.Contains(only, r.name) {
-			selected = append(selected, r)
+	wanted := make(map[string]bool)
+	for _, name := range only {
+		i := slices.IndexFunc(rows(), func(r row) bool { return r.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("--only: there is no row %q", name)
+		}
+		wanted[name] = true
+		if against := rows()[i].against; against != "" {
+			wanted[against] = true
 		}
 	}
-	if len(selected) != len(only) {
-		return nil, fmt.Errorf("--only %s: unknown row", strings.Join(only, ","))
-	}
-	return selected, nil
+	return slices.DeleteFunc(rows(), func(r row) bool { return !wanted[r.name] }), nil
 }

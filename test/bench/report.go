@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,8 +32,11 @@ type comparison struct {
 	row row
 }
 
-func newComparison(r row, s samples) comparison {
+// newComparison compares what was measured of a row. Of etcd it has what was measured of the
+// row that it is set against, if there is one.
+func newComparison(r row, all map[string]samples) comparison {
 	c := comparison{Work: r.name, Unit: r.unit(), Aim: r.aim, row: r}
+	s := samples{etcdName: all[cmp.Or(r.against, r.name)][etcdName], kvdName: all[r.name][kvdName]}
 	figure := func(s sample) float64 { return r.figure(s.Result) }
 	pick := func(f func(sample) float64) (etcd, kvd float64) {
 		return round1(median(s[etcdName], f)), round1(median(s[kvdName], f))
@@ -42,9 +46,13 @@ func newComparison(r row, s samples) comparison {
 	c.EtcdClientCPU, c.KvdClientCPU = pick(func(s sample) float64 { return s.ClientCPU })
 	c.EtcdP99, c.KvdP99 = pick(func(s sample) float64 { return s.Latency.P99 })
 	c.EtcdErrors, c.KvdErrors = errorsOf(s[etcdName]), errorsOf(s[kvdName])
-	if c.Etcd > 0 && c.Kvd > 0 {
-		c.Ratio = math.Round(c.Kvd/c.Etcd*100) / 100
-		c.Reached = r.reached(c.Ratio)
+	base := c.Etcd
+	if r.against != "" {
+		base = median(all[r.against][kvdName], figure)
+	}
+	if base > 0 && c.Kvd > 0 {
+		c.Ratio = math.Round(c.Kvd/base*100) / 100
+		c.Reached = r.reached(c.Ratio) && (r.against == "" || c.KvdP99 <= c.EtcdP99)
 	}
 	return c
 }
