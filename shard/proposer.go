@@ -177,6 +177,7 @@ func (p *proposer) enter(g *reign, batch []*pending) {
 	// Raft knows nothing of our term: if leadership was lost and regained since
 	// g was read, this lands in a later term, where the entry is void.
 	if err == nil {
+		g.engine.group.Hurry()
 		f.future = g.engine.raft.Apply(data, p.r.cfg.timing.Election)
 	}
 	p.inFlight.Add(1)

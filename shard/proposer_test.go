@@ -8,6 +8,8 @@ import (
 	"github.com/kvd-io/kvd/fsm"
 	"github.com/kvd-io/kvd/proto/logpb"
 	"github.com/kvd-io/kvd/store"
+	"github.com/kvd-io/kvd/test/memnet"
+	"github.com/kvd-io/kvd/test/seeded"
 )
 
 func TestHorizonsRideUntilApplied(t *testing.T) {
@@ -35,4 +37,23 @@ func TestHorizonsRideUntilApplied(t *testing.T) {
 	if p.setHorizons(&e, now.Add(time.Minute), 7, 0); e.DedupeFloor != 0 || e.KeepSince != 0 {
 		t.Fatalf("entry carries floors %d and %d that are applied already", e.DedupeFloor, e.KeepSince)
 	}
+}
+
+// TestVirtualIdleWrite: a write to a shard that was idle does not wait for what idle groups
+// do together.
+func TestVirtualIdleWrite(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, c *cluster, _ *memnet.Network) {
+		c.start()
+		c.ready()
+		c.close(c.others(c.leader(1).cfg.node)[0]) // the other one is needed for each write
+		rng := seeded.Rand(t)
+		for i := range 200 {
+			time.Sleep(200*time.Millisecond + time.Duration(rng.IntN(int(300*time.Millisecond))))
+			began := time.Now()
+			c.put(1, c.keyOf(1, i), []byte("v"))
+			if took := time.Since(began); took > 3*time.Millisecond {
+				t.Errorf("put %d took %v", i, took)
+			}
+		}
+	})
 }

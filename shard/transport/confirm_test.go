@@ -118,7 +118,7 @@ func TestConfirmIgnoresEarlierMessages(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(20 * time.Millisecond) // the heartbeats have been seen; their answers are on the way
+		time.Sleep(beatDelay + 20*time.Millisecond) // the heartbeats have been seen; their answers are on the way
 		m.Block("n1", "n2")
 		m.Block("n1", "n3")
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)

@@ -33,6 +33,7 @@ type Group struct {
 
 	slowBeats chan struct{} // semaphore: heartbeats that wait for Raft's main loop
 	proofs    proofs        // of its leadership
+	notices   notices       // what its followers know
 
 	mu      sync.Mutex // guards closed and Add of active
 	closed  bool
@@ -167,7 +168,13 @@ func (g *Group) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft
 		return ErrDeposed
 	}
 	p := g.t.peer(string(id))
-	cl, err := g.roundTrip(p.link(g.lane), appendTimeout, kindAppend, cutAppend(g.cfg.ID, args))
+	link := p.link(g.lane)
+	c, _ := link.current() // nil: there is none yet
+	if g.notices.begin(p.node, c, args) {
+		defer g.notices.end()
+		return g.sendHeartbeat(p.node, args, resp)
+	}
+	cl, err := g.roundTrip(link, appendTimeout, kindAppend, cutAppend(g.cfg.ID, args))
 	if err != nil {
 		return err
 	}
@@ -176,6 +183,9 @@ func (g *Group) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft
 		return fmt.Errorf("decode answer of node %s: %w", id, err)
 	}
 	resp.RPCHeader = p.header(args.ProtocolVersion)
+	if now, _ := link.current(); resp.Success && resp.Term == args.Term && now == c {
+		g.notices.note(p.node, noticeOf(c, args))
+	}
 	return nil
 }
 

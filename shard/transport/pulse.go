@@ -10,8 +10,9 @@ import (
 
 const (
 	// beatDelay is how long a heartbeat of Raft is parked so that those of other
-	// groups can share its message.
-	beatDelay = 4 * time.Millisecond
+	// groups can share its message: long, as with many groups one comes every few
+	// milliseconds, and little beside the 80 and more between two of a group.
+	beatDelay = 25 * time.Millisecond
 	// roundDelay is how long a read round waits for the answer to the message
 	// before it. On a fast network the answer comes first, and rounds share
 	// messages as the load demands; on a slow one they need not wait for it.
@@ -35,7 +36,7 @@ type pulse struct {
 	pending  []*beat
 	index    map[beatKey]*beat // of pending
 	since    time.Time         // when the oldest of pending came
-	urgent   bool              // a read round is pending
+	urgent   bool              // a read round is pending, or somebody is in a hurry
 	lastSent time.Time
 	inFlight []*beatMessage // oldest first; unanswered, or partly
 	waiting  int            // of inFlight: without any answer yet
@@ -120,6 +121,19 @@ func (p *pulse) add(g *Group, term uint64, raft bool, protocol uint32, w beatWai
 	}
 	p.mu.Unlock()
 	if wake {
+		p.look()
+	}
+}
+
+// hurry has what is parked sent at once.
+func (p *pulse) hurry() {
+	p.mu.Lock()
+	urgent := len(p.pending) > 0 && !p.urgent
+	if urgent {
+		p.urgent = true
+	}
+	p.mu.Unlock()
+	if urgent {
 		p.look()
 	}
 }
