@@ -12,7 +12,7 @@ import (
 // takes at most twice what its entries need, and one segment.
 const keptSegments = 4
 
-// moveBytes is how much of a group is written again at a time.
+// moveBytes is how much of a group is written again at a time, at least.
 const moveBytes = 256 << 10
 
 func (l *Log) pokeCleaner() {
@@ -32,7 +32,9 @@ func (l *Log) keepClean() {
 			return
 		}
 		if err := l.clean(); err != nil && l.ctx.Err() == nil {
-			_ = l.fail(err)
+			if err = l.fail(err); l.cfg.OnFailure != nil {
+				l.cfg.OnFailure(err)
+			}
 			return
 		}
 	}
@@ -59,7 +61,7 @@ func (l *Log) clean() error {
 func (l *Log) shrink() error {
 	for l.ctx.Err() == nil {
 		l.mu.Lock()
-		if len(l.segments) < 2 || l.segments[0].live > 0 {
+		if len(l.segments) < 2 || len(l.segments[0].live) > 0 {
 			l.mu.Unlock()
 			return nil
 		}
@@ -101,7 +103,7 @@ func (l *Log) discard(s *segment) error {
 }
 
 // pinned returns entries of a group that keep the oldest segment, some at a time, if the log
-// takes too much for what it holds.
+// takes too much for what it holds: the more, the further it is from that.
 func (l *Log) pinned() (id uint32, runs []run, from uint64, ok bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -116,15 +118,14 @@ func (l *Log) pinned() (id uint32, runs []run, from uint64, ok bool) {
 	if total <= 2*live {
 		return 0, nil, 0, false
 	}
+	most := min(max((total-2*live)/4, moveBytes), maxWrite)
 	oldest := l.segments[0]
-	for id, g := range l.groups {
+	for id := range oldest.live {
+		g := l.groups[id]
 		i := slices.IndexFunc(g.runs, func(r run) bool { return r.segment == oldest })
-		if i < 0 {
-			continue
-		}
 		size := int64(0)
 		for _, r := range g.runs[i:] {
-			if r.segment != oldest || size > 0 && size+r.size > moveBytes {
+			if r.segment != oldest || size > 0 && size+r.size > most {
 				break
 			}
 			runs, size = append(runs, r), size+r.size
@@ -139,7 +140,7 @@ func (l *Log) pinned() (id uint32, runs []run, from uint64, ok bool) {
 func (l *Log) move(id uint32, runs []run, from uint64) error {
 	var entries []raft.Log
 	for _, at := range runs {
-		where, payload, err := l.readRun(id, max(at.first, from), run{})
+		where, payload, err := l.readRun(id, max(at.first, from), nil)
 		if errors.Is(err, raft.ErrLogNotFound) || err == nil && where != at {
 			return nil
 		}

@@ -3,6 +3,7 @@ package nodelog
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 )
@@ -16,8 +17,9 @@ var errStale = errors.New("it is not there any more")
 // request is something to be written.
 type request struct {
 	group   uint32
-	kind    kind // kindEnd: nothing, and nothing is taken after it
+	kind    kind
 	payload []byte
+	ends    bool // nothing is taken after it
 	// Of kindMoved: where what is moved lies, and the first entry of it that is needed.
 	moves []run
 	from  uint64
@@ -79,7 +81,7 @@ func (l *Log) take() []*request {
 func (l *Log) commit(batch []*request) {
 	err := l.failure()
 	if err == nil {
-		if err = l.commitAll(batch); err != nil {
+		if err = l.guarded(batch); err != nil {
 			err = l.fail(err)
 		}
 	}
@@ -87,7 +89,7 @@ func (l *Log) commit(batch []*request) {
 		if r.err == nil {
 			r.err = err
 		}
-		if r.kind == kindEnd {
+		if r.ends {
 			l.finish()
 		}
 	}
@@ -119,6 +121,16 @@ func (l *Log) fail(err error) error {
 	return l.err
 }
 
+// guarded is commitAll, and fails if that panics: others wait for what comes after it.
+func (l *Log) guarded(batch []*request) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return l.commitAll(batch)
+}
+
 // commitAll writes requests, and takes them up; the error is of all of them.
 func (l *Log) commitAll(batch []*request) error {
 	size := int64(0)
@@ -126,7 +138,7 @@ func (l *Log) commitAll(batch []*request) error {
 		size += frameSize(len(r.payload))
 	}
 	s := l.current
-	if s.size+size > l.cfg.SegmentBytes && s.size > fileHeader+frameHeader {
+	if s.size+size > l.cfg.SegmentBytes && s.size > s.begin {
 		if err := l.roll(); err != nil {
 			return err
 		}
@@ -135,10 +147,7 @@ func (l *Log) commitAll(batch []*request) error {
 	l.buf = l.buf[:0]
 	runs := make([]run, len(batch))
 	for i, r := range batch {
-		switch {
-		case r.kind == kindEnd:
-			continue
-		case r.kind == kindMoved && !l.movable(r, batch):
+		if r.kind == kindMoved && !l.movable(r, batch) {
 			r.err = errStale
 			continue
 		}
@@ -153,7 +162,7 @@ func (l *Log) commitAll(batch []*request) error {
 		return err
 	}
 	l.cfg.Metrics.synced(batch, len(l.buf), time.Since(start))
-	if cap(l.buf) > maxWrite {
+	if cap(l.buf) > 2*maxWrite {
 		l.buf = nil
 	}
 	l.mu.Lock()

@@ -51,7 +51,7 @@ func read(t *testing.T, path string) []byte {
 }
 
 // TestDamage: whatever byte of what was on the disk is another one, or is gone, is said, with
-// the file. Only what lies in the last frame may as well have been torn.
+// the file. Only the mark at the end of a log that was closed may as well have been torn.
 func TestDamage(t *testing.T) {
 	dir, files := filled(t)
 	last := files[len(files)-1]
@@ -93,15 +93,17 @@ func TestDamage(t *testing.T) {
 			damaged(path, nil)
 		}
 	}
-	was := read(t, files[1])
-	if err := os.Remove(files[1]); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(Config{Dir: dir}); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), files[1]) {
-		t.Errorf("a segment is missing: %v", err)
-	}
-	if err := os.WriteFile(files[1], was, filePerm); err != nil {
-		t.Fatal(err)
+	for i, says := range []string{"entry 1 is missing", files[1]} {
+		was := read(t, files[i])
+		if err := os.Remove(files[i]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(Config{Dir: dir}); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), says) {
+			t.Errorf("segment %d is missing: %v", i, err)
+		}
+		if err := os.WriteFile(files[i], was, filePerm); err != nil {
+			t.Fatal(err)
+		}
 	}
 	openLog(t, Config{Dir: dir}) // it is as it was
 }
@@ -268,6 +270,51 @@ func TestFailedWrite(t *testing.T) {
 	}
 }
 
+// TestPanic: a panic while something is written is a failure like any other.
+func TestPanic(t *testing.T) {
+	cfg := Config{Dir: filepath.Join(t.TempDir(), "log")}
+	armed := false
+	cfg.step = func(string) {
+		if armed {
+			panic("planned")
+		}
+	}
+	l := openLog(t, cfg)
+	armed = true
+	for i := range uint64(2) {
+		if err := l.Group(1).StoreLog(entry(i+1, "x")); !errors.Is(err, ErrFailed) || !strings.Contains(err.Error(), "planned") {
+			t.Errorf("append %d: %v", i, err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFailedCleaner: that nothing can be cleaned is said, though nobody writes.
+func TestFailedCleaner(t *testing.T) {
+	files := faultfs.New()
+	failed := make(chan error, 1)
+	l := openLog(t, Config{
+		Dir: filepath.Join(t.TempDir(), "log"), FS: files, SegmentBytes: 4 << 10, OnFailure: func(err error) { failed <- err },
+	})
+	g := l.Group(1)
+	for i := uint64(1); i <= 100; i++ {
+		if err := g.StoreLog(entry(i, strings.Repeat("x", 100))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.mu.Lock() // what is dropped here has to be cleaned up
+	l.groups[1].dropPrefix(90)
+	l.mu.Unlock()
+	files.Break(errors.New("the disk is gone"))
+	l.pokeCleaner()
+	if err := <-failed; !errors.Is(err, ErrFailed) {
+		t.Error(err)
+	}
+	_ = l.Close() // of files that are gone
+}
+
 // TestSharedSync: what groups store while something is synced goes with the next, together.
 func TestSharedSync(t *testing.T) {
 	const groups = 16
@@ -371,12 +418,12 @@ func TestPinned(t *testing.T) {
 // FuzzDecode: no payload, whatever is in it, is worse than an error.
 func FuzzDecode(f *testing.F) {
 	f.Add(appendEntries(nil, []*raft.Log{entry(3, "a"), entry(4, "b")}))
-	f.Add(appendState(nil, 1, []string{"k"}, map[string][]byte{"k": []byte("v")}))
+	f.Add(appendState(nil, 1, &group{first: 2, last: 3, state: map[string][]byte{"k": []byte("v")}}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = decodeEntries(data)
 		for k := kind(0); k <= kindEnd; k++ {
 			l := &Log{groups: make(map[uint32]*group)}
-			_ = l.apply(frame{group: 1, kind: k, payload: data}, run{segment: &segment{}})
+			_ = l.apply(frame{group: 1, kind: k, payload: data}, run{segment: newSegment(1, "", nil)})
 		}
 		_, _, _ = readFrame(data, 1)
 		_, _, _, _ = readSegmentHeader(data, 1)

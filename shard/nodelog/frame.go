@@ -33,7 +33,8 @@ const (
 	kindDropPrefix                 // entries up to an index are gone
 	kindDropSuffix                 // entries from an index on are gone
 	kindRemove                     // the group is gone
-	kindState                      // the stable state of all groups
+	kindState                      // the stable state of all groups, and which entries they have
+	kindMark                       // nothing: what is before it is on the disk
 	kindEnd
 )
 

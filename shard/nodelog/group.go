@@ -9,6 +9,7 @@ import (
 
 // group is what a log holds of a Raft group. The log's mu guards it.
 type group struct {
+	id          uint32
 	state       map[string][]byte
 	first, last uint64 // of the entries; 0: there are none
 	runs        []run  // where they lie, in order
@@ -32,12 +33,15 @@ func (g *group) find(index uint64) int {
 
 // apply takes up a frame that has been written, or read at the start.
 func (l *Log) apply(f frame, at run) error {
-	if f.kind == kindState {
+	switch f.kind {
+	case kindState:
 		return l.applyState(f.payload)
+	case kindMark:
+		return nil
 	}
 	g := l.groups[f.group]
 	if g == nil {
-		g = &group{state: make(map[string][]byte)}
+		g = &group{id: f.group, state: make(map[string][]byte)}
 		l.groups[f.group] = g
 	}
 	d := decoder{data: f.payload}
@@ -68,13 +72,16 @@ func (l *Log) apply(f frame, at run) error {
 	return d.end()
 }
 
-// applyState takes up the stable state at the start of a segment.
+// applyState takes up the state at the start of a segment. In the first segment that there
+// is, it tells which entries there have to be: those that do not follow were moved, or
+// dropped later. In all others it has to be what has been read so far.
 func (l *Log) applyState(payload []byte) error {
 	d := decoder{data: payload}
+	known := len(l.segments) > 1
 	for len(d.data) > 0 {
-		id, n := d.uvarint(), d.uvarint()
-		if id > 1<<32-1 {
-			d.fail("a group's number makes no sense")
+		id, first, last, n := d.uvarint(), d.uvarint(), d.uvarint(), d.uvarint()
+		if id > 1<<32-1 || first > last || first == 0 && last > 0 {
+			d.fail("what is said of a group makes no sense")
 		}
 		state := make(map[string][]byte)
 		for ; n > 0 && d.err == nil; n-- {
@@ -84,19 +91,20 @@ func (l *Log) applyState(payload []byte) error {
 		if d.err != nil {
 			return d.err
 		}
-		if g := l.groups[uint32(id)]; g != nil {
-			g.state = state
-		} else {
-			l.groups[uint32(id)] = &group{state: state}
+		g := l.groups[uint32(id)]
+		switch {
+		case !known:
+			l.groups[uint32(id)] = &group{id: uint32(id), state: state, first: first, last: last}
+		case g == nil || g.first != first || g.last != last:
+			return fmt.Errorf("%w: group %d is to have entries %d to %d here, and has not", ErrCorrupt, id, first, last)
 		}
 	}
 	return d.err
 }
 
-// append takes up entries that come after all others. While the log is being read some may
-// be missing in between: they lay in a segment that is gone, and come where they were moved.
+// append takes up entries that come after all others.
 func (g *group) append(at run) error {
-	if g.first != 0 && at.first <= g.last {
+	if g.first != 0 && at.first != g.last+1 {
 		return fmt.Errorf("%w: entry %d follows entry %d", ErrCorrupt, at.first, g.last)
 	}
 	if g.first == 0 {
@@ -104,7 +112,7 @@ func (g *group) append(at run) error {
 	}
 	g.last = at.last
 	g.runs = append(g.runs, at)
-	at.segment.holds(&at, 1)
+	at.segment.add(g.id, &at)
 	return nil
 }
 
@@ -117,53 +125,56 @@ func (g *group) move(at run) error {
 		if g.runs[j].last > at.last {
 			return fmt.Errorf("%w: entries %d to %d were moved to where there are %d to %d", ErrCorrupt, at.first, at.last, g.runs[j].first, g.runs[j].last)
 		}
-		g.runs[j].segment.holds(&g.runs[j], -1)
+		g.runs[j].segment.take(g.id, &g.runs[j])
+	}
+	if at.first < g.first || at.last > g.last {
+		return fmt.Errorf("%w: entries %d to %d were moved, of %d to %d", ErrCorrupt, at.first, at.last, g.first, g.last)
 	}
 	g.runs = slices.Replace(g.runs, i, j, at)
-	if g.first == 0 || at.first < g.first {
-		g.first = at.first
-	}
-	g.last = max(g.last, at.last)
-	at.segment.holds(&at, 1)
+	at.segment.add(g.id, &at)
 	return nil
 }
 
 // dropPrefix forgets the entries up to an index.
 func (g *group) dropPrefix(index uint64) {
-	n := 0
-	for n < len(g.runs) && g.runs[n].last <= index {
-		g.runs[n].segment.holds(&g.runs[n], -1)
-		n++
+	for len(g.runs) > 0 && g.runs[0].last <= index {
+		g.runs[0].segment.take(g.id, &g.runs[0])
+		g.runs = g.runs[1:]
 	}
-	g.runs = append(g.runs[:0], g.runs[n:]...)
-	if len(g.runs) == 0 {
+	if index >= g.last {
 		g.first, g.last, g.runs = 0, 0, nil
-	} else {
-		g.first = max(g.first, index+1)
+		return
 	}
+	g.first = max(g.first, index+1)
 }
 
 // dropSuffix forgets the entries from an index on.
 func (g *group) dropSuffix(index uint64) {
 	for n := len(g.runs); n > 0 && g.runs[n-1].first >= index; n-- {
-		g.runs[n-1].segment.holds(&g.runs[n-1], -1)
+		g.runs[n-1].segment.take(g.id, &g.runs[n-1])
 		g.runs = g.runs[:n-1]
 	}
-	if len(g.runs) == 0 || index <= g.first {
+	if index <= g.first {
 		g.dropPrefix(g.last)
 		return
 	}
-	last := &g.runs[len(g.runs)-1]
-	last.last = min(last.last, index-1)
-	g.last = last.last
+	g.last = min(g.last, index-1)
+	if n := len(g.runs); n > 0 {
+		g.runs[n-1].last = min(g.runs[n-1].last, g.last)
+	}
 }
 
 // check tells whether all entries between the first and the last are there.
-func (g *group) check(id uint32) error {
-	for i := 1; i < len(g.runs); i++ {
-		if g.runs[i].first != g.runs[i-1].last+1 {
-			return fmt.Errorf("%w: group %d has no entries between %d and %d", ErrCorrupt, id, g.runs[i-1].last, g.runs[i].first)
+func (g *group) check() error {
+	next := g.first
+	for i := range g.runs {
+		if r := &g.runs[i]; r.first > next || i > 0 && r.first < next {
+			break
 		}
+		next = g.runs[i].last + 1
+	}
+	if g.first != 0 && next != g.last+1 {
+		return fmt.Errorf("%w: group %d has entries %d to %d, and entry %d is missing", ErrCorrupt, g.id, g.first, g.last, next)
 	}
 	return nil
 }

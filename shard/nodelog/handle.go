@@ -10,16 +10,25 @@ import (
 )
 
 // Group is the log of a Raft group: its raft.LogStore and raft.StableStore. Reads are
-// safe for concurrent use, also with writes; one goroutine at a time appends.
+// safe for concurrent use, also with writes; one goroutine at a time appends and deletes.
 type Group struct {
 	log *Log
 	id  uint32
 
-	mu   sync.Mutex // guards what follows: what was read last, as reads go on from there
-	read run
-	have []raft.Log
+	mu   sync.Mutex // guards what follows
+	read []reading  // what was read last, as reads go on from there; the newest first
 
 	buf []byte // of who appends
+}
+
+// keptReadings is how many reads at a time go on from where they are: those for some
+// followers, and the state machine's.
+const keptReadings = 4
+
+// reading is a run that was read.
+type reading struct {
+	at      run
+	entries []raft.Log
 }
 
 // Group returns the log of a group.
@@ -87,27 +96,37 @@ func (g *Group) Entries() []Entry {
 func (g *Group) GetLog(index uint64, out *raft.Log) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	at, payload, err := g.log.readRun(g.id, index, g.read)
+	i := -1
+	at, payload, err := g.log.readRun(g.id, index, func(at run) bool {
+		i = slices.IndexFunc(g.read, func(r reading) bool { return r.at.segment == at.segment && r.at.offset == at.offset })
+		return i >= 0
+	})
 	if err != nil {
 		return err
 	}
-	if payload != nil {
-		if g.have, err = decodeEntries(payload); err != nil {
-			g.read = run{}
+	if i < 0 {
+		entries, err := decodeEntries(payload)
+		if err != nil {
 			return fmt.Errorf("%s, offset %d: %w", at.segment.path, at.offset, err)
 		}
-		g.read = at
+		if len(g.read) < keptReadings {
+			g.read = append(g.read, reading{})
+		}
+		i = len(g.read) - 1
+		g.read[i] = reading{at, entries}
 	}
-	if first := g.have[0].Index; index >= first && index-first < uint64(len(g.have)) {
-		*out = g.have[index-first]
+	r := g.read[i]
+	copy(g.read[1:], g.read[:i])
+	g.read[0] = r
+	if first := r.entries[0].Index; index >= first && index-first < uint64(len(r.entries)) {
+		*out = r.entries[index-first]
 		return nil
 	}
 	return fmt.Errorf("%w: %s, offset %d: entry %d is not there", ErrCorrupt, at.segment.path, at.offset, index)
 }
 
-// readRun reads the run of a group that has an index. If it is the one given, there is no
-// payload.
-func (l *Log) readRun(id uint32, index uint64, have run) (run, []byte, error) {
+// readRun reads the run of a group that has an index, unless the caller has it.
+func (l *Log) readRun(id uint32, index uint64, has func(run) bool) (run, []byte, error) {
 	l.mu.RLock()
 	g := l.groups[id]
 	switch {
@@ -122,7 +141,7 @@ func (l *Log) readRun(id uint32, index uint64, have run) (run, []byte, error) {
 	at.segment.use.RLock() // until then it stays
 	l.mu.RUnlock()
 	defer at.segment.use.RUnlock()
-	if at.segment == have.segment && at.offset == have.offset {
+	if has != nil && has(at) {
 		return at, nil, nil
 	}
 	data := make([]byte, frameHeader+at.size)

@@ -31,6 +31,8 @@ type Config struct {
 	SegmentBytes int64  // default DefaultSegmentBytes
 	Logger       *slog.Logger
 	Metrics      *Metrics // default: none
+	// OnFailure is told, once, if the log has failed while nobody was writing to it.
+	OnFailure func(error)
 
 	// step is called before each change of the disk, by its name, and after a sync. For
 	// tests, as is alone: the cleaner does not run.
@@ -71,11 +73,13 @@ type segment struct {
 	file   *os.File
 	length int64 // with which it was made
 	salt   uint64
+	begin  int64 // where the frame of the state ends
 	size   int64 // up to which there are frames
+	synced int64 // up to which they were on the disk when the last was written
 
 	// The log's mu guards these two.
-	live      int   // runs of entries in it
-	liveBytes int64 // that they take
+	live      map[uint32]int64 // bytes of the entries in it that are needed, by group
+	liveBytes int64            // in all
 
 	use sync.RWMutex // held by who reads the file, and by who closes it
 }
@@ -133,16 +137,15 @@ func (l *Log) open() error {
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(l.groups)) {
-		if err := l.groups[id].check(id); err != nil {
-			return err
+		if err := l.groups[id].check(); err != nil {
+			return fmt.Errorf("%s: %w", l.cfg.Dir, err)
 		}
 	}
 	if len(l.segments) == 0 {
 		return l.roll()
 	}
 	l.current = l.segments[len(l.segments)-1]
-	l.end = l.current.size
-	return nil
+	return l.settle(l.current)
 }
 
 // list returns the sequence numbers of the segments there are.
@@ -154,7 +157,8 @@ func (l *Log) list() ([]uint64, error) {
 	var seqs []uint64
 	for _, e := range entries {
 		var seq uint64
-		if e.Name() == draftName || strings.HasSuffix(e.Name(), spareSuffix) {
+		name, old := strings.CutSuffix(e.Name(), spareSuffix)
+		if _, err := fmt.Sscanf(name, "%d.log", &seq); e.Name() == draftName || old && err == nil && name == segmentName(seq) {
 			if err := l.cfg.FS.Remove(filepath.Join(l.cfg.Dir, e.Name())); err != nil {
 				return nil, err
 			}
@@ -195,7 +199,8 @@ func (l *Log) roll() error {
 	if err != nil {
 		return err
 	}
-	s := &segment{seq: seq, path: l.path(seq), file: draft.file, length: l.cfg.SegmentBytes, salt: rand.Uint64()}
+	s := newSegment(seq, l.path(seq), draft.file)
+	s.length, s.salt = l.cfg.SegmentBytes, rand.Uint64()
 	if err := l.fill(s, draft.path, before); err != nil {
 		return errors.Join(fmt.Errorf("make %s: %w", s.path, err), draft.file.Close())
 	}
@@ -233,13 +238,13 @@ func (l *Log) draft() (*spare, error) {
 func (l *Log) fill(s *segment, from string, before int64) error {
 	var state []byte
 	for _, id := range slices.Sorted(maps.Keys(l.groups)) {
-		g := l.groups[id]
-		state = appendState(state, id, slices.Sorted(maps.Keys(g.state)), g.state)
+		state = appendState(state, id, l.groups[id])
 	}
 	data := appendFrame(segmentHeader(s.seq, before, s.length, s.salt), s.salt, 0, 0, kindState, state)
 	if err := l.write(s, data); err != nil {
 		return err
 	}
+	s.begin = s.size
 	l.cfg.step("rename")
 	if err := l.cfg.FS.Rename(from, s.path); err != nil {
 		return err
@@ -263,11 +268,31 @@ func (l *Log) write(s *segment, data []byte) error {
 	return nil
 }
 
+// settle sees to it that what has been read is on the disk before anybody is told of it: the
+// process may have ended between a write and its sync, or for a sync that failed, after
+// which the system takes for written what is not. So it writes the end of the last segment
+// again; and a mark, which tells damage to that from what was never acknowledged.
+func (l *Log) settle(s *segment) error {
+	data := make([]byte, s.size-s.synced)
+	if _, err := s.file.ReadAt(data, s.synced); err != nil {
+		return fmt.Errorf("read %s: %w", s.path, err)
+	}
+	s.size = s.synced
+	if err := l.write(s, data); err != nil {
+		return err
+	}
+	if err := l.write(s, appendFrame(nil, s.salt, s.size, 0, kindMark, nil)); err != nil {
+		return err
+	}
+	l.end = s.size
+	return l.cfg.FS.SyncDir(l.cfg.Dir)
+}
+
 // Close closes the log. What is under way is finished first.
 func (l *Log) Close() error {
 	l.cancel()
 	l.running.Wait()
-	err := l.submit(&request{kind: kindEnd})
+	err := l.submit(&request{kind: kindMark, ends: true})
 	if errors.Is(err, ErrFailed) || errors.Is(err, ErrClosed) {
 		err = nil // it has been said
 	}
@@ -303,8 +328,20 @@ func (s *segment) wait() {
 	defer s.use.Unlock()
 }
 
-// holds counts entries in a segment, or takes them back.
-func (s *segment) holds(r *run, n int) {
-	s.live += n
-	s.liveBytes += int64(n) * frameSize(int(r.size))
+func newSegment(seq uint64, path string, file *os.File) *segment {
+	return &segment{seq: seq, path: path, file: file, live: make(map[uint32]int64)}
+}
+
+// add counts entries of a group in a segment.
+func (s *segment) add(group uint32, r *run) {
+	s.live[group] += frameSize(int(r.size))
+	s.liveBytes += frameSize(int(r.size))
+}
+
+// take is the opposite of add.
+func (s *segment) take(group uint32, r *run) {
+	if s.live[group] -= frameSize(int(r.size)); s.live[group] == 0 {
+		delete(s.live, group)
+	}
+	s.liveBytes -= frameSize(int(r.size))
 }

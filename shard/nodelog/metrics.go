@@ -1,6 +1,7 @@
 package nodelog
 
 import (
+	"maps"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -103,13 +104,7 @@ func (l *Log) usage() usage {
 	if len(l.segments) < 2 {
 		return u
 	}
-	for id, g := range l.groups {
-		for i := range g.runs {
-			if g.runs[i].segment == l.segments[0] {
-				u.oldest[id] += frameSize(int(g.runs[i].size))
-			}
-		}
-	}
+	maps.Copy(u.oldest, l.segments[0].live)
 	return u
 }
 

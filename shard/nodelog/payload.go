@@ -3,6 +3,8 @@ package nodelog
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -125,13 +127,15 @@ func decodeEntries(payload []byte) ([]raft.Log, error) {
 	return entries, d.end()
 }
 
-// appendState appends the payload of the stable state of a group.
-func appendState(dst []byte, group uint32, keys []string, values map[string][]byte) []byte {
-	dst = binary.AppendUvarint(dst, uint64(group))
-	dst = binary.AppendUvarint(dst, uint64(len(keys)))
-	for _, key := range keys {
+// appendState appends a group to the payload of the state of all.
+func appendState(dst []byte, id uint32, g *group) []byte {
+	dst = binary.AppendUvarint(dst, uint64(id))
+	dst = binary.AppendUvarint(dst, g.first)
+	dst = binary.AppendUvarint(dst, g.last)
+	dst = binary.AppendUvarint(dst, uint64(len(g.state)))
+	for _, key := range slices.Sorted(maps.Keys(g.state)) {
 		dst = appendBytes(dst, []byte(key))
-		dst = appendBytes(dst, values[key])
+		dst = appendBytes(dst, g.state[key])
 	}
 	return dst
 }

@@ -9,13 +9,13 @@ import (
 // load reads a segment. Of the last, what was being written when the process or the
 // machine ended is cut off.
 func (l *Log) load(seq uint64, last bool) error {
-	s := &segment{seq: seq, path: l.path(seq)}
+	s := newSegment(seq, l.path(seq), nil)
 	var err error
 	if s.file, err = l.cfg.FS.OpenFile(s.path, os.O_RDWR, filePerm); err != nil {
 		return err
 	}
 	l.segments = append(l.segments, s)
-	data, err := io.ReadAll(io.NewSectionReader(s.file, 0, 1<<62))
+	data, err := readFile(s.file)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.path, err)
 	}
@@ -86,6 +86,19 @@ func (l *Log) replay(s *segment, data []byte) error {
 		if err := l.apply(f, at); err != nil {
 			return fmt.Errorf("%s, offset %d: %w", s.path, s.size, err)
 		}
-		s.size += size
+		s.size, s.synced = s.size+size, f.synced
+		if f.kind == kindState {
+			s.begin = s.size
+		}
 	}
+}
+
+func readFile(f *os.File) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	data := make([]byte, info.Size())
+	_, err = io.ReadFull(io.NewSectionReader(f, 0, info.Size()), data)
+	return data, err
 }

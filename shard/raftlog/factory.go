@@ -39,7 +39,7 @@ func OpenFactory(cfg Config) (*Factory, error) {
 	f := &Factory{cfg: cfg, open: make(map[uint32]*Log)}
 	kind, err := claimKind(cfg.FS, cfg.Dir, cfg.Kind)
 	if err == nil && kind == Node {
-		f.node, err = openNode(cfg)
+		f.node, err = openNode(cfg, f.fail)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open logs: %w", err)
@@ -108,6 +108,17 @@ func (f *Factory) openLog(shard uint32, onFailure func(error)) (*Log, error) {
 	}
 	l.onClose = func() { f.forget(shard) }
 	return l, nil
+}
+
+// fail has all logs fail that are open.
+func (f *Factory) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, l := range f.open {
+		if l != nil {
+			l.fail(err)
+		}
+	}
 }
 
 func (f *Factory) forget(shard uint32) {

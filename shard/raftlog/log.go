@@ -38,6 +38,8 @@ type Log struct {
 	closed atomic.Bool
 	stable stable
 
+	order sync.Mutex // held by who appends, and for each step of a deletion
+
 	mu sync.RWMutex // guards what follows; never held during disk access
 	// first and last are the indexes of the first and last entry, 0 if there is
 	// none; all between are there.
@@ -174,6 +176,8 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	if len(entries) == 0 {
 		return nil
 	}
+	l.order.Lock()
+	defer l.order.Unlock()
 	bytes, err := l.admit(entries)
 	if err != nil {
 		return err
@@ -186,7 +190,8 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	return l.remember(entries)
 }
 
-// admit checks that the entries continue the log and returns their size.
+// admit checks that the entries continue the log and returns their size. The caller holds
+// order.
 func (l *Log) admit(entries []*raft.Log) (bytes int64, err error) {
 	for i, e := range entries {
 		if e.Type == placeholder {
@@ -204,7 +209,10 @@ func (l *Log) admit(entries []*raft.Log) (bytes int64, err error) {
 		return bytes, nil
 	case first > last:
 		// A snapshot covers what is missing, hence also what is there.
-		return bytes, l.DeleteRange(1, last)
+		for more := true; more && err == nil; {
+			more, err = l.deleteSome(1, last)
+		}
+		return bytes, err
 	default:
 		return 0, l.outOfOrder(first)
 	}
@@ -246,55 +254,44 @@ func (l *Log) remember(entries []*raft.Log) error {
 	return nil
 }
 
-// DeleteRange deletes the entries from low to high, both included, in steps.
-// If they reach to the end of the log it begins with the last, so that a crash
-// on the way leaves no hole.
+// DeleteRange deletes the entries from low to high, both included, in steps,
+// between which entries can be appended. If they reach to the end of the log it
+// begins with the last, so that a crash on the way leaves no hole.
 func (l *Log) DeleteRange(low, high uint64) error {
+	for {
+		l.order.Lock()
+		more, err := l.deleteSome(low, high)
+		l.order.Unlock()
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// deleteSome deletes some of the entries from low to high, and tells whether there are more.
+// The caller holds order: where the log ends must not change between the look at that and
+// the deletion.
+func (l *Log) deleteSome(low, high uint64) (more bool, err error) {
 	first, last := l.extent()
 	if first == 0 || low > last || high < first {
-		return nil
+		return false, nil
 	}
-	low, high = max(low, first), min(high, last)
-	if high == last {
-		return l.deleteSuffix(low)
-	}
-	if low > first {
-		return l.outOfOrder(low) // would leave a hole
-	}
-	return l.deletePrefix(high)
-}
-
-// deleteSuffix deletes the entries from low on.
-func (l *Log) deleteSuffix(low uint64) error {
-	for {
-		_, last := l.extent()
-		if last < low || last == 0 {
-			return nil
-		}
-		from := low
-		if last-low >= deleteStep {
-			from = last - deleteStep + 1
+	from, to := max(low, first), min(high, last)
+	switch {
+	case to == last:
+		if to-from >= deleteStep {
+			from, more = to-deleteStep+1, true
 		}
 		l.forgetFrom(from)
-		if err := l.write(func() error { return l.disk.DeleteRange(from, last) }); err != nil {
-			return err
+	case from > first: // would leave a hole
+		return false, l.outOfOrder(from)
+	default:
+		if to-from >= deleteStep {
+			to, more = from+deleteStep-1, true
 		}
-	}
-}
-
-// deletePrefix deletes the entries up to high.
-func (l *Log) deletePrefix(high uint64) error {
-	for {
-		first, _ := l.extent()
-		if first > high || first == 0 {
-			return nil
-		}
-		to := min(high, first+deleteStep-1)
 		l.forgetTo(to + 1)
-		if err := l.write(func() error { return l.disk.DeleteRange(first, to) }); err != nil {
-			return err
-		}
 	}
+	return more, l.write(func() error { return l.disk.DeleteRange(from, to) })
 }
 
 // forgetFrom drops from memory what is from index on. Before the disk does, so
@@ -319,9 +316,6 @@ func (l *Log) forgetTo(index uint64) {
 	defer l.mu.Unlock()
 	l.cache.dropTo(index)
 	l.tail.dropTo(index)
-	if index <= l.first {
-		return // another deletion was faster
-	}
 	if l.first = index; l.first > l.last {
 		l.first, l.last = 0, 0
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -317,4 +318,36 @@ func testDeleteRangeAndLastCommand(t *testing.T, kind Kind) {
 	if err := l.StoreLogs(entries(1, 4000, 4000)); !errors.Is(err, ErrOutOfOrder) {
 		t.Errorf("backwards: %v", err)
 	}
+}
+
+// TestDeleteBothEnds: raft's snapshot goroutine drops the front of the log while its main
+// goroutine replaces the end. What is stored then stays, on the disk too.
+func TestDeleteBothEnds(t *testing.T) {
+	eachKind(t, func(t *testing.T, kind Kind) {
+		dir := t.TempDir()
+		l, closeLog := open(t, kind, dir, nil, nil)
+		for range 20 {
+			if err := l.DeleteRange(1, 60); err != nil {
+				t.Fatal(err)
+			}
+			store(t, l, entries(1, 1, 60))
+			var both sync.WaitGroup
+			both.Go(func() {
+				if err := l.DeleteRange(1, 50); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := l.DeleteRange(51, 60); err != nil {
+				t.Fatal(err)
+			}
+			store(t, l, entries(2, 51, 51))
+			both.Wait()
+			closeLog()
+			l, closeLog = open(t, kind, dir, nil, nil)
+			if first, last := l.extent(); first != 51 || last != 51 {
+				t.Fatalf("there are %d to %d", first, last)
+			}
+		}
+		closeLog()
+	})
 }

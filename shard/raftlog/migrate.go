@@ -15,7 +15,7 @@ import (
 )
 
 // migrateBytes is about how much is copied at a time.
-const migrateBytes = 1 << 20
+const migrateBytes = 256 << 10
 
 // Migrate copies the logs of a data directory into those of another kind, and drops the
 // old ones. The directory must not be in use. Whenever it ends, the logs are of one kind
@@ -78,7 +78,7 @@ func shardDir(dir string, shard uint32) string {
 
 // copyLogs copies the logs of shards.
 func copyLogs(cfg Config, shards []uint32, from, to Kind) (err error) {
-	node, err := openNode(cfg)
+	node, err := openNode(cfg, nil)
 	if err != nil {
 		return err
 	}

@@ -6,10 +6,11 @@ import (
 	"github.com/kvd-io/kvd/shard/nodelog"
 )
 
-// openNode opens the log that the groups of a node share.
-func openNode(cfg Config) (*nodelog.Log, error) {
+// openNode opens the log that the groups of a node share. failed is called if it has failed
+// while nobody was writing to it.
+func openNode(cfg Config, failed func(error)) (*nodelog.Log, error) {
 	return nodelog.Open(nodelog.Config{
-		Dir: filepath.Join(cfg.Dir, "log"), FS: cfg.FS, SegmentBytes: cfg.SegmentBytes, Logger: cfg.Logger, Metrics: cfg.Metrics.node,
+		Dir: filepath.Join(cfg.Dir, "log"), FS: cfg.FS, SegmentBytes: cfg.SegmentBytes, Logger: cfg.Logger, Metrics: cfg.Metrics.node, OnFailure: failed,
 	})
 }
 
