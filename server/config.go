@@ -62,9 +62,9 @@ type Config struct {
 	// are nodes.
 	Replicas int
 
-	// LogStore is what the Raft logs are kept in: "boltdb", a file for each shard, or "node",
-	// one log for all shards of the node. Default: what the data directory holds; for a new
-	// one "boltdb".
+	// LogStore is what the Raft logs are kept in: "node", one log for all shards of the node,
+	// or "boltdb", a file for each shard. Default: what the data directory holds; for a new
+	// one "node".
 	LogStore raftlog.Kind
 	// Timing of the Raft groups.
 	Timing shard.Timing

@@ -51,7 +51,7 @@ type Config struct {
 	// has. Defaults 4 and 3 (at most the number of nodes).
 	Shards, Replicas int
 
-	// LogStore is the kind of the Raft logs; default: what Dir holds, or raftlog.Bolt.
+	// LogStore is the kind of the Raft logs; default: what Dir holds, or raftlog.Node.
 	LogStore raftlog.Kind
 
 	Timing    Timing

@@ -264,7 +264,13 @@ func TestVirtualDiskFails(t *testing.T) {
 // TestVirtualLostLog: a node whose log is gone would vote twice, so it does not
 // start.
 func TestVirtualLostLog(t *testing.T) {
+	t.Run("node", func(t *testing.T) { testLostLog(t, raftlog.Node, "log") })
+	t.Run("boltdb", func(t *testing.T) { testLostLog(t, raftlog.Bolt, filepath.Join("shard-1", "log.db")) })
+}
+
+func testLostLog(t *testing.T, kind raftlog.Kind, path string) {
 	inVirtualTime(t, func(t *testing.T, c *cluster, _ *memnet.Network) {
+		c.configure = func(cfg *Config) { cfg.WallClock, cfg.LogStore = wall, kind }
 		c.start()
 		c.ready()
 		c.put(1, c.keyOf(1, 0), []byte("v"))
@@ -276,7 +282,11 @@ func TestVirtualLostLog(t *testing.T) {
 			return nil
 		})
 		c.close("n3")
-		if err := os.Remove(filepath.Join(c.dir, "n3", "shard-1", "log.db")); err != nil {
+		path := filepath.Join(c.dir, "n3", path)
+		if _, err := os.Stat(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(path); err != nil {
 			t.Fatal(err)
 		}
 		c.listeners["n3"] = c.net.listen("n3")

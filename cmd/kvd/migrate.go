@@ -25,7 +25,7 @@ func newMigrateLog() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch kind := raftlog.Kind(to); {
 			case to == "":
-				return &usageError{errors.New("say into what with --to, boltdb or node")}
+				return &usageError{errors.New("say into what with --to, node or boltdb")}
 			case !slices.Contains(raftlog.Kinds, kind):
 				return &usageError{fmt.Errorf("--to: there is no %q: use one of %q", to, raftlog.Kinds)}
 			default:
@@ -40,6 +40,6 @@ func newMigrateLog() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&dir, "data-dir", server.DefaultDataDir, "directory of the node's data")
-	cmd.Flags().StringVar(&to, "to", "", "kind of store: boltdb or node")
+	cmd.Flags().StringVar(&to, "to", "", "kind of store: node or boltdb")
 	return cmd
 }

@@ -59,7 +59,7 @@ var settings = []setting{
 		number(func(o *options) *int { return &o.Shards })},
 	{"replicas", "N", fmt.Sprintf("replicas of each shard in a new cluster (default %d, or the number of nodes)", server.DefaultReplicas),
 		number(func(o *options) *int { return &o.Replicas })},
-	{"log-store", "KIND", "what the Raft logs are kept in: boltdb (a file for each shard) or node (one log for all) (default: as in the data directory; boltdb in a new one)",
+	{"log-store", "KIND", "what the Raft logs are kept in: node (one log for all shards) or boltdb (a file for each) (default: as in the data directory; node in a new one)",
 		text(func(o *options) *raftlog.Kind { return &o.LogStore })},
 	{"election-timeout", "DURATION", "silence of a leader after which another is elected (default " + shard.DefaultTiming.Silence.String() + ")",
 		setElectionTimeout},

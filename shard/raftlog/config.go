@@ -23,7 +23,7 @@ type Config struct {
 	// Dir is the node's data directory; a shard's log is in Dir/shard-N/log.db, or that of
 	// all shards in Dir/log.
 	Dir string
-	// Kind of logs; default: what Dir holds, or Bolt.
+	// Kind of logs; default: what Dir holds, or Node.
 	Kind Kind
 	FS   vfs.FS // default vfs.OS
 	// SegmentBytes is how large the files of a node's log get; default: see nodelog.

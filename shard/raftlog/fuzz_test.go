@@ -21,7 +21,7 @@ import (
 func damagedLog(t *testing.T, logs, conf map[string][]byte) (*Log, error) {
 	t.Helper()
 	dir := t.TempDir()
-	f, err := OpenFactory(Config{Dir: dir})
+	f, err := OpenFactory(Config{Dir: dir, Kind: Bolt})
 	if err != nil {
 		t.Fatal(err)
 	}

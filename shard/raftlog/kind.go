@@ -60,14 +60,14 @@ func KindOf(files vfs.FS, dir string) (Kind, error) {
 }
 
 // claimKind marks the directory as holding logs of the kind, or checks that it
-// does. It returns the kind; "" stands for the one that it holds, or else Bolt.
+// does. It returns the kind; "" stands for the one that it holds, or else Node.
 func claimKind(files vfs.FS, dir string, want Kind) (Kind, error) {
 	have, err := KindOf(files, dir)
 	switch {
 	case err != nil:
 		return "", err
 	case have == "":
-		want = cmp.Or(want, Bolt)
+		want = cmp.Or(want, Node)
 		return want, writeKind(files, dir, want)
 	case want != "" && have != want:
 		return "", &KindError{Dir: dir, Have: have, Want: want}
