@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // failure is the one event after which a node serves no more.
@@ -39,6 +40,27 @@ func (n *Node) Err() error {
 		return n.failure.err
 	default:
 		return nil
+	}
+}
+
+// stallCheck is how often a node looks whether its disk answers, which raft does not tell.
+const stallCheck = 500 * time.Millisecond
+
+// watchStalls has the replicas whose disk hangs looked at by those who wait for them.
+func (n *Node) watchStalls(ctx context.Context) {
+	check := time.NewTicker(stallCheck)
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-check.C:
+		}
+		for _, r := range n.replicas {
+			if r.log.Stalled() {
+				r.throne.rouse()
+			}
+		}
 	}
 }
 

@@ -19,10 +19,6 @@ import (
 // tries again.
 const accedeRetry = 100 * time.Millisecond
 
-// stallCheck is how often a replica looks whether its disk answers, which raft does
-// not tell.
-const stallCheck = 500 * time.Millisecond
-
 // reign is one leadership of this replica, from when it may serve: an entry of
 // its own term has applied, hence all that earlier leaders acknowledged.
 type reign struct {
@@ -81,17 +77,10 @@ func (r *Replica) govern(ctx context.Context) {
 	defer r.throne.set(nil)
 	var refused refusals
 	var retry <-chan time.Time
-	check := time.NewTicker(stallCheck)
-	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-check.C:
-			if r.log.Stalled() {
-				r.throne.rouse()
-			}
-			continue
 		case <-r.stuck:
 			r.replaceEngine()
 		case <-r.leadershipMoved:

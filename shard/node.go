@@ -144,7 +144,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 
 	running, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
-	for _, run := range []func(context.Context){keeper.follow, register.run, balance.run, heirs.run, n.watchFailure} {
+	for _, run := range []func(context.Context){keeper.follow, register.run, balance.run, heirs.run, n.watchStalls, n.watchFailure} {
 		n.background.Go(func() { run(running) })
 	}
 	n.collector = newCollector(n)

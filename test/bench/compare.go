@@ -204,7 +204,7 @@ type sharded interface {
 func quiet(ctx context.Context, sys system) (time.Duration, error) {
 	const (
 		window = 500 * time.Millisecond
-		idle   = window / 3 // of CPU time, of all servers
+		idle   = window / 2 // of CPU time, of all servers
 		inRow  = 4          // kvd begins a checkpoint after a second of idleness
 		most   = 60
 	)
