@@ -38,7 +38,7 @@ type Log struct {
 	closed atomic.Bool
 	stable stable
 
-	order sync.Mutex // held by who appends, and for each step of a deletion
+	order chan struct{} // capacity 1: full while somebody appends, and for each step of a deletion
 
 	mu sync.RWMutex // guards what follows; never held during disk access
 	// first and last are the indexes of the first and last entry, 0 if there is
@@ -61,6 +61,7 @@ func newLog(cfg Config, shard uint32, path string, disk backend, found contents,
 		metrics:   cfg.Metrics.of(shard),
 		onFailure: onFailure,
 		onClose:   func() {},
+		order:     make(chan struct{}, 1),
 		watch:     watch{base: time.Now(), limit: cfg.StallAfter},
 		first:     found.first,
 		last:      found.last,
@@ -176,21 +177,23 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	l.order.Lock()
-	defer l.order.Unlock()
+	l.watch.begin() // a deletion may hang, too
+	defer l.watch.end()
+	l.order <- struct{}{}
+	defer func() { <-l.order }()
 	bytes, err := l.admit(entries)
 	if err != nil {
 		return err
 	}
 	start := time.Now()
-	if err := l.writeTimed(func() error { return l.disk.StoreLogs(entries) }); err != nil {
+	if err := l.write(func() error { return l.disk.StoreLogs(entries) }); err != nil {
 		return err
 	}
 	l.metrics.appended(len(entries), bytes, time.Since(start))
 	return l.remember(entries)
 }
 
-// admit checks that the entries continue the log and returns their size. The caller holds
+// admit checks that the entries continue the log and returns their size. The caller fills
 // order.
 func (l *Log) admit(entries []*raft.Log) (bytes int64, err error) {
 	for i, e := range entries {
@@ -259,9 +262,9 @@ func (l *Log) remember(entries []*raft.Log) error {
 // begins with the last, so that a crash on the way leaves no hole.
 func (l *Log) DeleteRange(low, high uint64) error {
 	for {
-		l.order.Lock()
+		l.order <- struct{}{}
 		more, err := l.deleteSome(low, high)
-		l.order.Unlock()
+		<-l.order
 		if err != nil || !more {
 			return err
 		}
@@ -269,7 +272,7 @@ func (l *Log) DeleteRange(low, high uint64) error {
 }
 
 // deleteSome deletes some of the entries from low to high, and tells whether there are more.
-// The caller holds order: where the log ends must not change between the look at that and
+// The caller fills order: where the log ends must not change between the look at that and
 // the deletion.
 func (l *Log) deleteSome(low, high uint64) (more bool, err error) {
 	first, last := l.extent()

@@ -239,16 +239,34 @@ type slowDisk struct {
 func (d slowDisk) StoreLogs([]*raft.Log) error    { <-d.gate; return nil }
 func (d slowDisk) GetLog(uint64, *raft.Log) error { return errors.New("unreadable") }
 
+func (d slowDisk) DeleteRange(uint64, uint64) error { <-d.gate; return nil }
+
+// TestStalled: an append that hangs is noticed, also when it is a deletion that it waits
+// for.
 func TestStalled(t *testing.T) {
+	t.Run("append", func(t *testing.T) { testStalled(t, false) })
+	t.Run("deletion", func(t *testing.T) { testStalled(t, true) })
+}
+
+func testStalled(t *testing.T, deleting bool) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := Config{Dir: "none"}.withDefaults()
 		gate := make(chan struct{})
-		l, err := newLog(cfg, 1, "none", slowDisk{voidStable{}, gate}, contents{}, nil)
+		found := contents{first: 1, last: 10}
+		l, err := newLog(cfg, 1, "none", slowDisk{voidStable{}, gate}, found, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if deleting {
+			go func() {
+				if err := l.DeleteRange(1, 5); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+		}
 		done := make(chan error, 1)
-		go func() { done <- l.StoreLogs(entries(1, 1, 1)) }()
+		go func() { done <- l.StoreLogs(entries(1, 11, 11)) }()
 		time.Sleep(DefaultStallAfter / 2)
 		if l.Stalled() {
 			t.Error("stalled too early")
