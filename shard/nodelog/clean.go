@@ -8,8 +8,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// keptSegments is how many segments may be kept by whomever. With more of them, the log
-// takes at most twice what its entries need, and one segment.
+// keptSegments is how many segments may be kept by whomever. With more of them, what keeps
+// the oldest is moved as long as the log takes more than twice what its entries need. Who
+// stores does not wait for that.
 const keptSegments = 4
 
 // moveBytes is how much of a group is written again at a time, at least.

@@ -30,17 +30,20 @@ func TestIdleGroups(t *testing.T) {
 				}
 			}
 		}
-		put()
-		eventually(t, "all being applied everywhere", func() bool {
-			for _, nd := range c.nodes {
-				for _, r := range nd.groups {
-					if r.fsm.len() != 1 {
-						return false
+		applied := func(n int) {
+			eventually(t, "all being applied everywhere", func() bool {
+				for _, nd := range c.nodes {
+					for _, r := range nd.groups {
+						if r.fsm.len() != n {
+							return false
+						}
 					}
 				}
-			}
-			return true
-		})
+				return true
+			})
+		}
+		put()
+		applied(1)
 		time.Sleep(time.Second)
 		was, beats := appends(), sent(laneFast)
 		time.Sleep(time.Minute)
@@ -60,16 +63,7 @@ func TestIdleGroups(t *testing.T) {
 			}
 		}
 		put()
-		eventually(t, "all being applied again", func() bool {
-			for _, nd := range c.nodes {
-				for _, r := range nd.groups {
-					if r.fsm.len() != 2 {
-						return false
-					}
-				}
-			}
-			return true
-		})
+		applied(2)
 	})
 }
 
